@@ -1,0 +1,168 @@
+//! The catalogue: every system, every codec, as one value.
+//!
+//! Each wing offers a plain list; the roof joins them ([`Catalogue::new`]) and hands the value down.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{Codec, CodecError, Recipe};
+
+/// A family of systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the variants are the wings of the house")]
+pub enum Wing {
+    Weights,
+    Kv,
+    Vectors,
+    Gradients,
+    Context,
+    Audio,
+    Image,
+    Video,
+    Space,
+    Codes,
+    Representation,
+}
+
+/// How much work a claim may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimSize {
+    /// Seconds; what continuous integration runs.
+    Quick,
+    /// Minutes.
+    Full,
+}
+
+/// What a claim may use.
+#[derive(Debug, Clone)]
+pub struct ClaimContext {
+    /// Quick or full.
+    pub size: ClaimSize,
+    /// The project's own `assets` directory.
+    pub assets: PathBuf,
+    /// Directory of test data, where there is one.
+    pub data: Option<PathBuf>,
+    /// The catalogue itself, for baselines.
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// The answer of one claim: system against named baseline, measured in one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Claim {
+    /// Catalogue id, `S056`.
+    pub id: String,
+    /// Short name, `SpQR`.
+    pub name: String,
+    /// Wing.
+    pub wing: Wing,
+    /// The promise in one sentence.
+    pub claim: String,
+    /// What is measured, with unit.
+    pub metric: String,
+    /// What it is compared with.
+    pub baseline_name: String,
+    /// The baseline's figure.
+    pub baseline: f64,
+    /// The system's figure.
+    pub measured: f64,
+    /// Whether the promise holds.
+    pub holds: bool,
+    /// Why, or why not.
+    pub reason: String,
+    /// Seconds the measurement took.
+    pub seconds: f64,
+}
+
+/// Runs a claim.
+pub type Measure = fn(&ClaimContext) -> Result<Claim, Box<dyn std::error::Error + Send + Sync>>;
+
+/// One published system of the catalogue.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// Catalogue id, `S056`.
+    pub id: &'static str,
+    /// Short name.
+    pub name: &'static str,
+    /// Wing.
+    pub wing: Wing,
+    /// What it compresses, a few words.
+    pub compresses: &'static str,
+    /// The recipe that runs it, `None` while planned.
+    pub recipe: Option<&'static str>,
+    /// The measurable promise, `None` while planned.
+    pub claim: Option<&'static str>,
+    /// Measures the promise, `None` while planned.
+    pub measure: Option<Measure>,
+}
+
+/// One codec that recipes can name.
+#[derive(Clone, Copy)]
+pub struct Registration {
+    /// Name in recipes.
+    pub name: &'static str,
+    /// One line for help texts.
+    pub summary: &'static str,
+    /// Each argument: name, default, meaning with unit and range.
+    pub arguments: &'static [(&'static str, &'static str, &'static str)],
+    /// Builds the codec, checking every argument.
+    pub build: fn(&Recipe) -> Result<Arc<dyn Codec>, CodecError>,
+}
+
+/// Why a recipe has no codec.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogueError {
+    /// No codec has this name.
+    #[error("no codec is named `{name}`; known are {known}")]
+    Unknown {
+        /// Name asked for.
+        name: String,
+        /// Names there are.
+        known: String,
+    },
+    /// The codec refused its arguments.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// Every system and every codec.
+#[derive(Clone, Default)]
+pub struct Catalogue {
+    systems: Vec<System>,
+    codecs: Vec<Registration>,
+}
+
+impl std::fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Catalogue({} systems, {} codecs)", self.systems.len(), self.codecs.len())
+    }
+}
+
+impl Catalogue {
+    /// Joins the wings' lists.
+    pub fn new(systems: Vec<System>, codecs: Vec<Registration>) -> Self {
+        Self { systems, codecs }
+    }
+    /// Every system, by id.
+    pub fn systems(&self) -> &[System] {
+        &self.systems
+    }
+    /// Every codec.
+    pub fn codecs(&self) -> &[Registration] {
+        &self.codecs
+    }
+    /// Builds the codec a recipe names.
+    ///
+    /// # Errors
+    /// Unknown name, arguments out of range.
+    pub fn codec(&self, recipe: &Recipe) -> Result<Arc<dyn Codec>, CatalogueError> {
+        let registration = self.codecs.iter().find(|codec| codec.name == recipe.name()).ok_or_else(|| {
+            let known: Vec<_> = self.codecs.iter().map(|codec| codec.name).collect();
+            CatalogueError::Unknown { name: recipe.name().to_owned(), known: known.join(", ") }
+        })?;
+        Ok((registration.build)(recipe)?)
+    }
+}

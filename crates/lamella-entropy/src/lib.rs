@@ -1,0 +1,1 @@
+//! Entropy models and coders: rANS, range coding, Huffman, Golomb-Rice, bit packing.

@@ -1,0 +1,1 @@
+//! The .lam container: manifest, layers, checksums, cutting and resuming.

@@ -1,0 +1,1 @@
+//! Foreign formats: safetensors, Hugging Face directories, llama2.c checkpoints.

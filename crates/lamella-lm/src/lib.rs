@@ -1,0 +1,1 @@
+//! The language-model runtime: load, calibrate, run, evaluate.

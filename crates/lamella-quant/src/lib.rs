@@ -1,0 +1,1 @@
+//! Quantisers and solvers: grids, round-to-nearest, GPTQ and the entropy-coded LDLQ sweep.

@@ -1,0 +1,1 @@
+//! Budgets and allocation: who gets how many bits.

@@ -1,0 +1,1 @@
+//! The weight wing: the recipes and systems that compress model weights.

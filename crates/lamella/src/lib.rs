@@ -1,0 +1,1 @@
+//! Lamella: the facade library.

@@ -1,0 +1,2 @@
+//! The `lamella` program.
+fn main() {}
