@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{Codec, CodecError, Recipe};
+use crate::{Codec, CodecError, Recipe, RecipeError};
 
 /// A family of systems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,6 +25,49 @@ pub enum Wing {
     Space,
     Codes,
     Representation,
+}
+
+impl Wing {
+    /// Every wing, in the order of the house.
+    pub const ALL: [Self; 11] = [
+        Self::Weights,
+        Self::Kv,
+        Self::Vectors,
+        Self::Gradients,
+        Self::Context,
+        Self::Audio,
+        Self::Image,
+        Self::Video,
+        Self::Space,
+        Self::Codes,
+        Self::Representation,
+    ];
+    /// The name in lists and on the command line: `weights`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Kv => "kv",
+            Self::Vectors => "vectors",
+            Self::Gradients => "gradients",
+            Self::Context => "context",
+            Self::Audio => "audio",
+            Self::Image => "image",
+            Self::Video => "video",
+            Self::Space => "space",
+            Self::Codes => "codes",
+            Self::Representation => "representation",
+        }
+    }
+    /// The wing with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|wing| wing.name() == name)
+    }
+}
+
+impl std::fmt::Display for Wing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// How much work a claim may do.
@@ -123,6 +166,17 @@ pub enum CatalogueError {
         /// Names there are.
         known: String,
     },
+    /// The recipe chains parts, and no codec is registered that runs a chain.
+    #[error("`{recipe}` chains parts with `|`; a codec stands alone, known are {known}")]
+    Pipeline {
+        /// Recipe text.
+        recipe: String,
+        /// Names there are.
+        known: String,
+    },
+    /// An argument is given twice, once without its name.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     /// The codec refused its arguments.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -142,27 +196,42 @@ impl std::fmt::Debug for Catalogue {
 }
 
 impl Catalogue {
-    /// Joins the wings' lists.
-    pub fn new(systems: Vec<System>, codecs: Vec<Registration>) -> Self {
+    /// Joins the wings' lists; systems are sorted by id.
+    pub fn new(mut systems: Vec<System>, codecs: Vec<Registration>) -> Self {
+        systems.sort_by_key(|system| system.id);
         Self { systems, codecs }
     }
     /// Every system, by id.
     pub fn systems(&self) -> &[System] {
         &self.systems
     }
+    /// The system with this id (`S056`, upper or lower case).
+    pub fn system(&self, id: &str) -> Option<&System> {
+        self.systems.iter().find(|system| system.id.eq_ignore_ascii_case(id))
+    }
     /// Every codec.
     pub fn codecs(&self) -> &[Registration] {
         &self.codecs
     }
-    /// Builds the codec a recipe names.
+    /// The codec with this name in recipes.
+    pub fn registration(&self, name: &str) -> Option<&Registration> {
+        self.codecs.iter().find(|codec| codec.name == name)
+    }
+    /// Builds the codec a recipe names. An argument without a name is taken for the first one the codec declares.
     ///
     /// # Errors
-    /// Unknown name, arguments out of range.
+    /// Unknown name, a chain of parts, arguments out of range.
     pub fn codec(&self, recipe: &Recipe) -> Result<Arc<dyn Codec>, CatalogueError> {
-        let registration = self.codecs.iter().find(|codec| codec.name == recipe.name()).ok_or_else(|| {
-            let known: Vec<_> = self.codecs.iter().map(|codec| codec.name).collect();
-            CatalogueError::Unknown { name: recipe.name().to_owned(), known: known.join(", ") }
-        })?;
-        Ok((registration.build)(recipe)?)
+        let known = || self.codecs.iter().map(|codec| codec.name).collect::<Vec<_>>().join(", ");
+        let Some(registration) = self.registration(recipe.name()) else {
+            return Err(CatalogueError::Unknown { name: recipe.name().to_owned(), known: known() });
+        };
+        if recipe.is_pipeline() {
+            return Err(CatalogueError::Pipeline { recipe: recipe.to_string(), known: known() });
+        }
+        Ok(match registration.arguments.first() {
+            Some((first, _, _)) => (registration.build)(&recipe.clone().name_positional(first)?)?,
+            None => (registration.build)(recipe)?,
+        })
     }
 }

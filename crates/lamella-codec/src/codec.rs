@@ -154,6 +154,16 @@ pub trait Codec: Send + Sync {
         false
     }
 
+    /// Whether [`Knowledge::second_moment`] changes what this codec writes: a pipeline then takes statistics first.
+    fn uses_second_moment(&self) -> bool {
+        self.has_free_rate()
+    }
+
+    /// Bytes of all layers of such an array, where they follow from its shape alone.
+    fn stored_bytes(&self, _spec: &ArraySpec) -> Option<u64> {
+        None
+    }
+
     /// Whether this codec treats such an array.
     ///
     /// # Errors

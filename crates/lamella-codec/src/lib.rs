@@ -26,12 +26,17 @@ mod array;
 mod catalogue;
 mod codec;
 mod dtype;
+mod progress;
 mod recipe;
 mod source;
+pub mod suite;
 
 pub use array::{Array, ArrayError, ArraySpec};
-pub use catalogue::{Catalogue, CatalogueError, Claim, ClaimContext, ClaimSize, Registration, System, Wing};
+pub use catalogue::{
+    Catalogue, CatalogueError, Claim, ClaimContext, ClaimSize, Measure, Registration, System, Wing,
+};
 pub use codec::{Codec, CodecError, Encoded, EncodedLayer, Knowledge, Point, Rate, Refusal};
 pub use dtype::Dtype;
-pub use recipe::{Recipe, RecipeError, Value};
+pub use progress::{Interrupted, Progress, Silent};
+pub use recipe::{GRAMMAR_VERSION, Recipe, RecipeError, Value};
 pub use source::{SourceError, TensorMap, TensorSource};

@@ -1,1 +1,12 @@
 //! Entropy models and coders: rANS, range coding, Huffman, Golomb-Rice, bit packing.
+
+pub mod bits;
+pub mod cpu;
+mod error;
+pub mod integers;
+pub mod models;
+pub mod range;
+pub mod rans;
+pub mod varint;
+
+pub use error::{Error, Result};

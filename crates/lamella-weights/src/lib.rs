@@ -1,1 +1,17 @@
 //! The weight wing: the recipes and systems that compress model weights.
+//!
+//! * [`systems`]: the list of codecs (`exact`, `rtn`, `gptq`, `house`) and published systems, one file each.
+//! * [`grouped`]: the stored form that all codecs with a grid per group share.
+//! * [`distortion`]: the loss that every codec here reports and every allocator spends by.
+//!
+//! # Which recipe should I use?
+//! `house` wherever a size matters: it is the only one that meets any size and the best at each. `gptq` where a
+//! runtime wants plain groups, `rtn` where there is no text to calibrate on and no time, `exact` for what must not
+//! change.
+
+pub mod compress;
+pub mod distortion;
+pub mod grouped;
+pub mod matrix;
+pub mod open;
+pub mod systems;

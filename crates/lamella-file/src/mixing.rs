@@ -1,0 +1,482 @@
+//! A small context-mixing coder for texts: JSON, tokenizers, manifests.
+//!
+//! Beside a 100 KB model even its tokenizer is large, and general compressors need more data than that to learn from.
+//! This coder predicts each bit from several contexts at once (the last one to six bytes, the current word, the byte
+//! above, where the last bytes occurred before, and what a list that counts upwards would say next), lets the contexts
+//! that have been right speak louder (logistic mixing), and codes the bit with the resulting probability. It is slow
+//! (about a megabyte a second, both ways), so it is for texts of at most [`MAX_MIXED_BYTES`].
+//!
+//! Everything is integer arithmetic: encoder and decoder do exactly the same on every machine.
+//!
+//! # The model
+//! * A *counter* is a 16-bit probability that the next bit is 1 and the number of times it was used; it moves towards
+//!   each coded bit by `1 / (uses + 1.5)`, by 1/32 at least.
+//! * Each of the [`N_CONTEXTS`] contexts, together with the bits of the byte read so far, picks a counter from a table
+//!   of its own, sixteen neighbours for each half of a byte. A table has a power of two entries, at least four and
+//!   less than eight per byte of text and at most 2^19, so memory is bounded by the text: 256 bytes a byte, 16 MiB.
+//! * `stretch(p) = ln(p / (1 - p))` of every counter is weighted and summed; `squash`, its inverse, gives the
+//!   probability. Weights move along the gradient of the coding cost. Two sets of weights, chosen by how many contexts
+//!   are known and by the bits of the byte so far, are mixed and their sums averaged.
+//!
+//! The idea, published by Mahoney as PAQ, is in the public literature ("Adaptive Weighing of Context Models for
+//! Lossless Data Compression", Florida Tech CS-2005-16); this design is much smaller.
+#![warn(clippy::cast_possible_truncation)]
+
+/// Longest text that is coded this way (4 MiB): the bound on a reader's time.
+pub(crate) const MAX_MIXED_BYTES: u64 = 4 << 20;
+
+/// Contexts with a table of counters: orders 0 to 4 and 6, word, column.
+const N_CONTEXTS: usize = 8;
+/// Inputs of the mixer: the contexts, the match model, the counting model, a constant.
+const N_INPUTS: usize = N_CONTEXTS + 3;
+/// `stretch` is in units of 1/256 and stays within ±`STRETCH_LIMIT`.
+const STRETCH_LIMIT: i32 = 2047;
+
+/// `squash[x + 2047]` = 65536 / (1 + exp(-x / 256)), within 16 and 65520.
+const SQUASH: [u16; 4095] = squash_table();
+/// `stretch[p / 16]`: the inverse of [`SQUASH`].
+const STRETCH: [i16; 4096] = stretch_table();
+
+const fn squash_table() -> [u16; 4095] {
+    // exp(-1/256) as a fraction of 2^62: the Taylor series, truncated terms.
+    const ONE: u128 = 1 << 62;
+    let (mut term, mut step, mut n, mut is_odd) = (ONE, ONE, 1, true);
+    while term > 0 {
+        term /= 256 * n;
+        if is_odd {
+            step -= term;
+        } else {
+            step += term;
+        }
+        is_odd = !is_odd;
+        n += 1;
+    }
+    let mut table = [0u16; 4095];
+    let (mut power, mut x) = (ONE, 0);
+    while x < 2048 {
+        let p = (ONE << 16) / (ONE + power);
+        let p = if p > 65520 { 65520 } else { p as u16 };
+        table[2047 + x] = p;
+        table[2047 - x] = (65536 - p as u32) as u16;
+        power = (power * step) >> 62;
+        x += 1;
+    }
+    table
+}
+
+const fn stretch_table() -> [i16; 4096] {
+    let mut table = [0i16; 4096];
+    let (mut x, mut p) = (0usize, 0usize);
+    while p < 4096 {
+        while x < 4094 && (SQUASH[x] as usize) < p * 16 + 8 {
+            x += 1;
+        }
+        table[p] = x as i16 - 2047;
+        p += 1;
+    }
+    table
+}
+
+fn squash(x: i32) -> i32 {
+    i32::from(SQUASH[(x.clamp(-STRETCH_LIMIT, STRETCH_LIMIT) + STRETCH_LIMIT) as usize])
+}
+
+fn stretch(p: u16) -> i32 {
+    i32::from(STRETCH[usize::from(p >> 4)])
+}
+
+/// An adaptive probability that the next bit is 1.
+#[derive(Debug, Clone, Copy)]
+struct Counter {
+    p: u16,
+    uses: u16,
+}
+
+/// `65536 / (uses + 1.5)`, at least 1/32.
+const RATES: [i32; 32] = {
+    let mut rates = [0; 32];
+    let mut uses = 0;
+    while uses < 32 {
+        rates[uses] = 131_072 / (2 * uses as i32 + 3);
+        if rates[uses] < 2048 {
+            rates[uses] = 2048;
+        }
+        uses += 1;
+    }
+    rates
+};
+
+impl Counter {
+    const NEW: Self = Self { p: 32768, uses: 0 };
+
+    fn update(&mut self, bit: bool) {
+        let target = if bit { 65535 } else { 0 };
+        let p = i64::from(self.p);
+        let moved = p + (((target - p) * i64::from(RATES[usize::from(self.uses.min(31))])) >> 16);
+        self.p = moved.clamp(32, 65503) as u16;
+        self.uses = (self.uses + 1).min(255);
+    }
+}
+
+fn hash(value: u64, salt: u64) -> u32 {
+    let mixed = (value ^ salt.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    ((mixed ^ (mixed >> 29)) >> 16) as u32
+}
+
+/// Predicts one bit after the other.
+struct Model {
+    tables: Vec<Counter>,
+    table_bits: u32,
+    /// Hash of each context at the current byte, and the counters it picks for the current bit.
+    contexts: [u32; N_CONTEXTS],
+    bases: [usize; N_CONTEXTS],
+    slots: [usize; N_CONTEXTS],
+    weights: Vec<[i32; N_INPUTS]>,
+    chosen: [usize; 2],
+    inputs: [i32; N_INPUTS],
+    outputs: [i32; 2],
+    text: Vec<u8>,
+    /// Bits of the current byte so far, with a leading 1.
+    partial: u32,
+    matches: Predictor,
+    last_seen: Vec<u32>,
+    counting: Predictor,
+    /// The number being read, the last one read, and the text that would count on from it.
+    number: Option<u64>,
+    expected: Vec<u8>,
+    word: u64,
+    line_start: usize,
+    above: usize,
+}
+
+/// Says which byte comes next, and learns how often it is right.
+struct Predictor {
+    byte: Option<u8>,
+    /// How much it has been right lately: picks the counter.
+    confidence: usize,
+    counters: [Counter; 64],
+    /// For the current bit: whether it says 1, where it still agrees with the byte so far.
+    says: Option<bool>,
+}
+
+impl Predictor {
+    fn new() -> Self {
+        Self { byte: None, confidence: 0, counters: [Counter::NEW; 64], says: None }
+    }
+    /// The input for the mixer.
+    fn predict(&mut self, partial: u32) -> i32 {
+        let bits = partial.ilog2();
+        let expected = self.byte.map(|byte| u32::from(byte) | 0x100);
+        self.says =
+            expected.filter(|expected| expected >> (8 - bits) == partial).map(|expected| (expected >> (7 - bits)) & 1 == 1);
+        let strength = stretch(self.counters[self.confidence.min(63)].p);
+        match self.says {
+            Some(true) => strength,
+            Some(false) => -strength,
+            None => 0,
+        }
+    }
+    fn update(&mut self, bit: bool) {
+        if let Some(says) = self.says {
+            self.counters[self.confidence.min(63)].update(says == bit);
+        }
+    }
+}
+
+const MATCH_BYTES: usize = 4;
+const NOWHERE: u32 = u32::MAX;
+/// Rows of weights for the first choice: contexts known (0 to 8), match strength (0 to 3), counting (0, 1).
+const FIRST_ROWS: usize = (N_CONTEXTS + 1) * 8;
+
+impl Model {
+    fn new(length: usize) -> Self {
+        let table_bits = length.clamp(32, 1 << 17).next_power_of_two().trailing_zeros() + 2;
+        let mut first = [65536 / 4; N_INPUTS];
+        first[N_CONTEXTS] = 65536 / 2;
+        let mut model = Self {
+            tables: vec![Counter::NEW; N_CONTEXTS << table_bits],
+            table_bits,
+            contexts: [0; N_CONTEXTS],
+            bases: [0; N_CONTEXTS],
+            slots: [0; N_CONTEXTS],
+            weights: vec![first; FIRST_ROWS + 256],
+            chosen: [0; 2],
+            inputs: [0; N_INPUTS],
+            outputs: [0; 2],
+            text: Vec::with_capacity(length),
+            partial: 1,
+            matches: Predictor::new(),
+            last_seen: vec![NOWHERE; 1 << table_bits.min(16)],
+            counting: Predictor::new(),
+            number: None,
+            expected: Vec::new(),
+            word: 0,
+            line_start: 0,
+            above: 0,
+        };
+        model.next_byte();
+        model
+    }
+
+    /// Probability of a 1, in 1/65536.
+    fn predict(&mut self) -> u32 {
+        // Sixteen counters, one cache line, hold all that half a byte can need.
+        let n_bits = self.partial.ilog2();
+        if n_bits % 4 == 0 {
+            self.find_bases();
+        }
+        let first_of_half = 1u32 << (n_bits % 4);
+        let within_half = if n_bits < 4 { self.partial } else { first_of_half | (self.partial & (first_of_half - 1)) };
+        let mut known = 0;
+        for context in 0..N_CONTEXTS {
+            let slot = self.bases[context] + within_half as usize;
+            self.slots[context] = slot;
+            let counter = self.tables[slot];
+            known += usize::from(counter.uses > 0);
+            self.inputs[context] = stretch(counter.p);
+        }
+        self.inputs[N_CONTEXTS] = self.matches.predict(self.partial);
+        self.inputs[N_CONTEXTS + 1] = self.counting.predict(self.partial);
+        self.inputs[N_CONTEXTS + 2] = 256;
+        let strength = match (self.matches.says, self.matches.confidence) {
+            (None, _) => 0,
+            (_, ..16) => 1,
+            (_, 16..32) => 2,
+            _ => 3,
+        };
+        let counts = usize::from(self.counting.says.is_some());
+        self.chosen = [(known * 4 + strength) * 2 + counts, FIRST_ROWS + self.partial as usize];
+        for (output, &row) in self.outputs.iter_mut().zip(&self.chosen) {
+            let sum: i64 = self.weights[row].iter().zip(&self.inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
+            *output = (sum >> 16).clamp(-i64::from(STRETCH_LIMIT), i64::from(STRETCH_LIMIT)) as i32;
+        }
+        squash((self.outputs[0] + self.outputs[1]) / 2) as u32
+    }
+
+    /// Where each context's counters for this half of the byte are.
+    fn find_bases(&mut self) {
+        let mask = (1usize << self.table_bits) - 16;
+        for (context, (base, &hashed)) in self.bases.iter_mut().zip(&self.contexts).enumerate() {
+            let mixed = hashed.wrapping_add(self.partial.wrapping_mul(0x9E37_79B1));
+            *base = (context << self.table_bits) + ((mixed ^ (mixed >> 15)) as usize & mask);
+        }
+    }
+
+    fn update(&mut self, bit: bool) {
+        for (&output, &row) in self.outputs.iter().zip(&self.chosen) {
+            let error = i64::from(if bit { 65535 } else { 0 } - squash(output));
+            for (weight, &input) in self.weights[row].iter_mut().zip(&self.inputs) {
+                let step = (i64::from(input) * error * LEARNING_RATE + (1 << 17)) >> 18;
+                *weight = (i64::from(*weight) + step).clamp(-(1 << 22), 1 << 22) as i32;
+            }
+        }
+        for &slot in &self.slots {
+            self.tables[slot].update(bit);
+        }
+        self.matches.update(bit);
+        self.counting.update(bit);
+        self.partial = self.partial * 2 + u32::from(bit);
+        if self.partial >= 256 {
+            self.text.push((self.partial & 0xff) as u8);
+            self.partial = 1;
+            self.after_byte();
+            self.next_byte();
+        }
+    }
+
+    /// Brings the match and counting models up to date with the byte just read.
+    fn after_byte(&mut self) {
+        let position = self.text.len();
+        let byte = self.text[position - 1];
+        self.word = match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => (self.word ^ u64::from(byte)).wrapping_mul(0x2545_F491_4F6C_DD1D),
+            _ => 0,
+        };
+        if byte == b'\n' {
+            (self.above, self.line_start) = (self.line_start, position);
+        }
+        match (byte, self.number) {
+            (b'0'..=b'9', number) => {
+                self.number = Some(number.unwrap_or(0).wrapping_mul(10).wrapping_add(u64::from(byte - b'0')));
+            }
+            (_, Some(number)) => {
+                self.counting.confidence = match self.counting.confidence {
+                    confidence if self.expected == number.to_string().as_bytes() => (confidence + 1).min(63),
+                    confidence => confidence / 2,
+                };
+                self.expected = number.wrapping_add(1).to_string().into_bytes();
+                self.number = None;
+            }
+            (_, None) => {}
+        }
+        self.counting.byte = self.expected_digit();
+        self.find_match(position, byte);
+    }
+
+    /// The digit a counting list has next: after the digits read so far, or at a number's likely start.
+    fn expected_digit(&self) -> Option<u8> {
+        let read = self.text.iter().rev().take(20).take_while(|byte| byte.is_ascii_digit()).count();
+        let so_far = &self.text[self.text.len() - read..];
+        let rest = self.expected.strip_prefix(so_far)?;
+        match rest.first() {
+            None => None,
+            // Between numbers most bytes are no digit; only after a blank or a bracket is one likely.
+            Some(&digit) if read > 0 || matches!(self.text.last(), Some(b' ' | b':' | b'[' | b',')) => Some(digit),
+            Some(_) => None,
+        }
+    }
+
+    fn find_match(&mut self, position: usize, byte: u8) {
+        if self.matches.byte == Some(byte) {
+            self.matches.confidence = (self.matches.confidence + 1).min(63);
+        } else {
+            self.matches.confidence = 0;
+        }
+        if position < MATCH_BYTES {
+            return;
+        }
+        let recent = self.text[position - MATCH_BYTES..].iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        let bucket = hash(recent, 99) as usize & (self.last_seen.len() - 1);
+        let found = self.last_seen[bucket];
+        self.last_seen[bucket] = u32::try_from(position).unwrap_or(NOWHERE);
+        let candidate = (found != NOWHERE).then_some(found as usize);
+        self.matches.byte = candidate.and_then(|found| self.text.get(found).copied());
+        if let (Some(found), 0) = (candidate, self.matches.confidence) {
+            let same = (0..found.min(32)).take_while(|&back| self.text[found - 1 - back] == self.text[position - 1 - back]);
+            self.matches.confidence = same.count();
+            if self.matches.confidence == 0 {
+                self.matches.byte = None;
+            }
+        }
+    }
+
+    /// Hashes the contexts of the byte to come.
+    fn next_byte(&mut self) {
+        let recent = self.text.iter().rev().take(8).rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        let column = self.text.len() - self.line_start;
+        let above = self.text.get(self.above + column).filter(|_| self.above + column < self.line_start);
+        let above = above.copied().unwrap_or(0);
+        let last = recent & 0xff;
+        let values = [
+            0,
+            last,
+            recent & 0xffff,
+            recent & 0xff_ffff,
+            recent & 0xffff_ffff,
+            recent & 0xffff_ffff_ffff,
+            self.word ^ (last << 56),
+            u64::from(above) << 8 | last,
+        ];
+        for (salt, (context, value)) in self.contexts.iter_mut().zip(values).enumerate() {
+            *context = hash(value, salt as u64 + 1);
+        }
+    }
+}
+
+/// How fast weights move.
+const LEARNING_RATE: i64 = 6;
+
+/// Codes a text.
+pub(crate) fn encode(text: &[u8]) -> Vec<u8> {
+    let mut model = Model::new(text.len());
+    let (mut low, mut high, mut out) = (0u32, u32::MAX, Vec::new());
+    for &byte in text {
+        for shift in (0..8).rev() {
+            let bit = byte >> shift & 1 == 1;
+            let middle = split(low, high, model.predict());
+            if bit { high = middle } else { low = middle + 1 }
+            model.update(bit);
+            while (low ^ high) >> 24 == 0 {
+                out.push((high >> 24) as u8);
+                (low, high) = (low << 8, high << 8 | 0xff);
+            }
+        }
+    }
+    // The decoder reads zeros past the end, so the shortest number within [low, high] with zeros behind it is enough.
+    for bytes in 0..=4u32 {
+        let kept = u32::MAX.checked_shl(32 - 8 * bytes).unwrap_or(0);
+        let number = if low & !kept == 0 { low } else { (low & kept).wrapping_add((!kept).wrapping_add(1)) };
+        if number >= low && number <= high {
+            out.extend_from_slice(&number.to_be_bytes()[..bytes as usize]);
+            break;
+        }
+    }
+    while out.last() == Some(&0) {
+        out.pop();
+    }
+    out
+}
+
+/// The last number of the part of `[low, high]` that stands for a 1.
+fn split(low: u32, high: u32, p: u32) -> u32 {
+    low + ((u64::from(high - low) * u64::from(p)) >> 16) as u32
+}
+
+/// Decodes a text of `length` bytes. Any bytes decode to some text; a checksum tells whether it is the right one.
+pub(crate) fn decode(stored: &[u8], length: usize) -> Vec<u8> {
+    let mut model = Model::new(length);
+    let mut bytes = stored.iter().copied().chain(std::iter::repeat(0));
+    let mut next = || u32::from(bytes.next().unwrap_or(0));
+    let (mut low, mut high) = (0u32, u32::MAX);
+    let mut code = (0..4).fold(0, |sum, _| sum << 8 | next());
+    while model.text.len() < length {
+        let middle = split(low, high, model.predict());
+        let bit = code <= middle;
+        if bit { high = middle } else { low = middle + 1 }
+        model.update(bit);
+        while (low ^ high) >> 24 == 0 {
+            (low, high) = (low << 8, high << 8 | 0xff);
+            code = code << 8 | next();
+        }
+    }
+    model.text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn texts_return(text in proptest::collection::vec(any::<u8>(), 0..600), low in any::<u8>()) {
+            for text in [text.iter().map(|&byte| byte & low).collect(), text] {
+                prop_assert_eq!(decode(&encode(&text), text.len()), text);
+            }
+        }
+        #[test]
+        fn any_bytes_decode(stored in proptest::collection::vec(any::<u8>(), 0..60), length in 0usize..900) {
+            prop_assert_eq!(decode(&stored, length).len(), length);
+        }
+    }
+
+    #[test]
+    fn the_tables_are_inverse_and_symmetric() {
+        assert_eq!(squash(0), 32768);
+        // 65536 / (1 + exp(-1)) and 65536 / (1 + exp(-4)), rounded down.
+        assert_eq!((squash(256), squash(1024)), (47910, 64357));
+        for x in -1200..=1200i32 {
+            assert_eq!(squash(x) + squash(-x), 65536);
+            assert!((stretch(u16::try_from(squash(x)).unwrap()) - x).abs() <= 10, "{x}");
+        }
+    }
+
+    #[test]
+    fn side_files_of_a_model_come_out_smaller_than_zstd() {
+        let data = std::env::var("LAMELLA_DATA")
+            .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data").to_owned());
+        let model = std::path::Path::new(&data).join("lm/wiki5m");
+        if !model.exists() {
+            println!("skipped: no test data at {}", model.display());
+            return;
+        }
+        let names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+        let text: Vec<u8> = names.iter().flat_map(|name| fs_err::read(model.join(name)).unwrap()).collect();
+        let zstd = zstd::bulk::compress(&text, 19).unwrap();
+        let start = std::time::Instant::now();
+        let coded = encode(&text);
+        println!("{} bytes: zstd -19 {}, mixed {} in {:?}", text.len(), zstd.len(), coded.len(), start.elapsed());
+        assert_eq!(decode(&coded, text.len()), text);
+        assert!(coded.len() * 10 < zstd.len() * 8, "{}", coded.len());
+    }
+}

@@ -1,0 +1,10 @@
+//! Laws of the container, through its public interface.
+
+#[path = "container/corruption.rs"]
+mod corruption;
+#[path = "container/cutting.rs"]
+mod cutting;
+#[path = "container/sample.rs"]
+mod sample;
+#[path = "container/size.rs"]
+mod size;

@@ -1,0 +1,124 @@
+//! Linear modules.
+
+use std::sync::Arc;
+
+use lamella_codec::TensorSource;
+use rayon::prelude::*;
+
+use crate::elementwise::add;
+use crate::site::LinearSite;
+use crate::{LmError, product};
+
+/// A linear module on its coded form: multiplies without expanding the weight.
+pub trait LinearOperator: Send + Sync {
+    /// `outputs[t, column + o] = sum_i inputs[t, i] * weight[o, i]`, rows of `outputs` `stride` apart.
+    fn apply(&self, inputs: &[f32], tokens: usize, outputs: &mut [f32], stride: usize, column: usize);
+    /// Bytes the operator keeps in memory.
+    fn resident_bytes(&self) -> usize;
+}
+
+/// Gives the coded form of a linear, `None` where it shall be read as plain numbers.
+pub type OperatorLookup<'a> = dyn Fn(&LinearSite) -> Option<Arc<dyn LinearOperator>> + 'a;
+
+/// Reads an array of any shape as numbers.
+pub(crate) fn read_vector(source: &dyn TensorSource, name: &str) -> Result<Vec<f32>, LmError> {
+    Ok(source.array(name)?.to_f32()?)
+}
+
+#[derive(Clone)]
+enum Weight {
+    /// `[out_features, in_features]`.
+    Dense(Arc<[f32]>),
+    Coded(Arc<dyn LinearOperator>),
+}
+
+/// A linear module with its weight at hand.
+#[derive(Clone)]
+pub(crate) struct Linear {
+    pub(crate) site: LinearSite,
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    pub(crate) fn load(
+        site: &LinearSite,
+        source: &dyn TensorSource,
+        operators: &OperatorLookup<'_>,
+    ) -> Result<Self, LmError> {
+        let weight = match operators(site) {
+            Some(operator) => Weight::Coded(operator),
+            None => {
+                let numbers = read_vector(source, &site.weight)?;
+                let needed = site.in_features * site.out_features;
+                if numbers.len() != needed {
+                    return Err(LmError::Shape {
+                        name: site.weight.clone(),
+                        expected: site.stored_shape().to_vec(),
+                        found: vec![numbers.len()],
+                    });
+                }
+                Weight::Dense(if site.is_transposed {
+                    transposed(&numbers, site.in_features, site.out_features).into()
+                } else {
+                    numbers.into()
+                })
+            }
+        };
+        let bias = site.bias.as_ref().map(|name| read_vector(source, name)).transpose()?;
+        Ok(Self { site: site.clone(), weight, bias })
+    }
+
+    /// A linear whose weight the caller already has.
+    pub(crate) fn from_dense(site: LinearSite, weight: Arc<[f32]>) -> Self {
+        Self { site, weight: Weight::Dense(weight), bias: None }
+    }
+
+    /// Multiplies `[tokens, in_features]` into columns `column ..` of rows `stride` apart, bias added.
+    pub(crate) fn apply_into(&self, inputs: &[f32], outputs: &mut [f32], stride: usize, column: usize) {
+        let (in_features, out_features) = (self.site.in_features, self.site.out_features);
+        let tokens = inputs.len() / in_features;
+        match &self.weight {
+            Weight::Dense(weight) => {
+                product::linear(inputs, weight, (tokens, in_features, out_features), outputs, stride, column);
+            }
+            Weight::Coded(operator) => operator.apply(inputs, tokens, outputs, stride, column),
+        }
+        if let Some(bias) = &self.bias {
+            let row = |row: &mut [f32]| add(&mut row[column..column + out_features], bias);
+            if tokens <= 16 {
+                outputs.chunks_mut(stride).for_each(row);
+            } else {
+                outputs.par_chunks_mut(stride).for_each(row);
+            }
+        }
+    }
+
+    /// Multiplies `[tokens, in_features]` to `[tokens, out_features]`.
+    pub(crate) fn apply(&self, inputs: &[f32]) -> Vec<f32> {
+        let out_features = self.site.out_features;
+        let mut outputs = vec![0.0; inputs.len() / self.site.in_features * out_features];
+        self.apply_into(inputs, &mut outputs, out_features, 0);
+        outputs
+    }
+
+    /// Bytes of weight and bias in memory.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let weight = match &self.weight {
+            Weight::Dense(numbers) => size_of_val(&numbers[..]),
+            Weight::Coded(operator) => operator.resident_bytes(),
+        };
+        weight + self.bias.as_ref().map_or(0, |bias| size_of_val(&bias[..]))
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+pub(crate) fn transposed(numbers: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; numbers.len()];
+    out.par_chunks_mut(rows.max(1)).enumerate().for_each(|(column, target)| {
+        for (row, value) in target.iter_mut().enumerate() {
+            *value = numbers[row * columns + column];
+        }
+    });
+    out
+}

@@ -1,0 +1,74 @@
+//! Normalisation of rows.
+
+use lamella_codec::TensorSource;
+use rayon::prelude::*;
+
+use crate::LmError;
+use crate::config::NormKind;
+use crate::elementwise::{dot, moments};
+use crate::linear::read_vector;
+
+/// Rows a thread takes at a time.
+const ROWS: usize = 32;
+
+/// Names of a norm's arrays.
+#[derive(Debug, Clone)]
+pub(crate) struct NormPlan {
+    pub(crate) weight: String,
+    pub(crate) bias: Option<String>,
+}
+
+/// A norm with its arrays read.
+#[derive(Debug, Clone)]
+pub(crate) struct Norm {
+    kind: NormKind,
+    epsilon: f32,
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Norm {
+    pub(crate) fn load(
+        plan: &NormPlan,
+        kind: NormKind,
+        epsilon: f32,
+        source: &dyn TensorSource,
+    ) -> Result<Self, LmError> {
+        Ok(Self {
+            kind,
+            epsilon,
+            weight: read_vector(source, &plan.weight)?,
+            bias: plan.bias.as_ref().map(|name| read_vector(source, name)).transpose()?,
+        })
+    }
+
+    /// Normalises one row in place.
+    pub(crate) fn row(&self, row: &mut [f32]) {
+        let (mean, scale) = match self.kind {
+            NormKind::RootMeanSquare => (0.0, 1.0 / (dot(row, row) / row.len() as f32 + self.epsilon).sqrt()),
+            NormKind::Layer => {
+                let (mean, variance) = moments(row);
+                (mean, 1.0 / (variance + self.epsilon).sqrt())
+            }
+        };
+        for (x, w) in row.iter_mut().zip(&self.weight) {
+            *x = (*x - mean) * scale * w;
+        }
+        if let Some(bias) = &self.bias {
+            for (x, b) in row.iter_mut().zip(bias) {
+                *x += b;
+            }
+        }
+    }
+
+    /// Normalises all rows in place.
+    pub(crate) fn rows(&self, values: &mut [f32]) {
+        let width = self.weight.len();
+        let all = |chunk: &mut [f32]| chunk.chunks_exact_mut(width).for_each(|row| self.row(row));
+        if values.len() <= ROWS * width {
+            all(values);
+        } else {
+            values.par_chunks_mut(ROWS * width).for_each(all);
+        }
+    }
+}

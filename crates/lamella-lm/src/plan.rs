@@ -1,0 +1,347 @@
+//! Which arrays a transformer is made of: names and shapes by family.
+
+use crate::config::{FeedForwardConfig, Naming, NormKind, Positions, TransformerConfig};
+use crate::norm::NormPlan;
+use crate::site::{LinearSite, Role};
+
+/// Arrays of one attention module.
+#[derive(Debug, Clone)]
+pub(crate) struct AttentionPlan {
+    pub(crate) query_key_value: Vec<LinearSite>,
+    pub(crate) output: LinearSite,
+    pub(crate) query_norm: Option<String>,
+    pub(crate) key_norm: Option<String>,
+    pub(crate) window: Option<usize>,
+}
+
+/// Arrays of one feed-forward network.
+#[derive(Debug, Clone)]
+pub(crate) struct DensePlan {
+    pub(crate) gate: Option<LinearSite>,
+    pub(crate) up: LinearSite,
+    pub(crate) down: LinearSite,
+}
+
+/// Arrays of the feed-forward half of a block.
+#[derive(Debug, Clone)]
+pub(crate) enum FeedForwardPlan {
+    Dense(DensePlan),
+    Experts {
+        router: LinearSite,
+        experts: Vec<DensePlan>,
+        /// The network for every token, and its gate of one output.
+        shared: Option<(DensePlan, LinearSite)>,
+        experts_per_token: usize,
+        is_normalized: bool,
+    },
+}
+
+/// Arrays of one block.
+#[derive(Debug, Clone)]
+pub(crate) struct BlockPlan {
+    pub(crate) attention_norm: NormPlan,
+    pub(crate) feed_forward_norm: NormPlan,
+    pub(crate) attention: AttentionPlan,
+    pub(crate) feed_forward: FeedForwardPlan,
+}
+
+/// Arrays of a whole transformer.
+#[derive(Debug, Clone)]
+pub(crate) struct TransformerPlan {
+    pub(crate) token_embedding: String,
+    pub(crate) position_embedding: Option<String>,
+    pub(crate) type_embedding: Option<String>,
+    /// Over the embeddings (encoders).
+    pub(crate) embedding_norm: Option<NormPlan>,
+    pub(crate) blocks: Vec<BlockPlan>,
+    /// Before the head (decoders).
+    pub(crate) final_norm: Option<NormPlan>,
+    pub(crate) head: Option<LinearSite>,
+    /// Arrays that are not linears, with the shapes they need.
+    pub(crate) others: Vec<(String, Vec<usize>)>,
+}
+
+/// Prefixes under which a family's arrays may stand, and the array that tells which it is.
+fn prefix(naming: Naming, exists: &dyn Fn(&str) -> bool) -> &'static str {
+    let (candidates, landmark): (&[&str], &str) = match naming {
+        Naming::Llama | Naming::Mixtral => (&["model.", ""], "embed_tokens.weight"),
+        Naming::Gpt2 => (&["transformer.", ""], "wte.weight"),
+        Naming::Bert => (&["", "bert.", "roberta."], "embeddings.word_embeddings.weight"),
+    };
+    candidates.iter().copied().find(|prefix| exists(&format!("{prefix}{landmark}"))).unwrap_or(candidates[0])
+}
+
+/// Builds sites of one block.
+struct Builder<'a> {
+    config: &'a TransformerConfig,
+    block: usize,
+    /// Name of the block with a dot at the end.
+    base: String,
+}
+
+impl Builder<'_> {
+    fn site(
+        &self,
+        module: &str,
+        input: &str,
+        shape: (usize, usize),
+        role: Role,
+        has_bias: bool,
+    ) -> LinearSite {
+        let base = &self.base;
+        LinearSite {
+            weight: format!("{base}{module}.weight"),
+            bias: has_bias.then(|| format!("{base}{module}.bias")),
+            input: format!("{base}{input}"),
+            block: Some(self.block),
+            in_features: shape.0,
+            out_features: shape.1,
+            role,
+            is_transposed: self.config.naming == Naming::Gpt2,
+            expert: None,
+        }
+    }
+
+    fn norm(&self, module: &str) -> NormPlan {
+        norm_plan(self.config, &format!("{}{module}", self.base))
+    }
+
+    fn attention(&self) -> AttentionPlan {
+        let config = self.config;
+        let hidden = config.hidden_size;
+        let queries = config.n_heads * config.head_dim;
+        let keys = config.kv_heads * config.head_dim;
+        let bias = config.has_query_key_value_bias;
+        let each = |names: [&str; 3]| {
+            let part =
+                |name: &str, width, role| self.site(name, "attention_input", (hidden, width), role, bias);
+            vec![
+                part(names[0], queries, Role::Query),
+                part(names[1], keys, Role::Key),
+                part(names[2], keys, Role::Value),
+            ]
+        };
+        let (query_key_value, output) = match config.naming {
+            Naming::Llama | Naming::Mixtral => {
+                (each(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]), "self_attn.o_proj")
+            }
+            Naming::Bert => (
+                each(["attention.self.query", "attention.self.key", "attention.self.value"]),
+                "attention.output.dense",
+            ),
+            Naming::Gpt2 => {
+                let shape = (hidden, queries + 2 * keys);
+                let site = self.site("attn.c_attn", "attention_input", shape, Role::QueryKeyValue, bias);
+                (vec![site], "attn.c_proj")
+            }
+        };
+        let head_norm = |name: &str| config.has_query_key_norm.then(|| format!("{}{name}", self.base));
+        AttentionPlan {
+            query_key_value,
+            output: self.site(
+                output,
+                "attention_output_input",
+                (queries, hidden),
+                Role::Output,
+                config.has_output_bias,
+            ),
+            query_norm: head_norm("self_attn.q_norm.weight"),
+            key_norm: head_norm("self_attn.k_norm.weight"),
+            window: config.windows[self.block],
+        }
+    }
+
+    /// Names are gate (or none), up, down; `scope` tells this network's inputs from others in the block.
+    fn dense(&self, names: [&str; 3], input: &str, scope: &str, intermediate: usize) -> DensePlan {
+        let config = self.config;
+        let bias = config.has_feed_forward_bias;
+        let wide = |name: &str, role| self.site(name, input, (config.hidden_size, intermediate), role, bias);
+        DensePlan {
+            gate: config.is_gated.then(|| wide(names[0], Role::Gate)),
+            up: wide(names[1], Role::Up),
+            down: self.site(
+                names[2],
+                &format!("{scope}down_input"),
+                (intermediate, config.hidden_size),
+                Role::Down,
+                bias,
+            ),
+        }
+    }
+
+    fn feed_forward(&self) -> FeedForwardPlan {
+        let config = self.config;
+        match &config.feed_forward[self.block] {
+            &FeedForwardConfig::Dense { intermediate_size } => {
+                let names = match config.naming {
+                    Naming::Llama | Naming::Mixtral => ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
+                    Naming::Gpt2 => ["", "mlp.c_fc", "mlp.c_proj"],
+                    Naming::Bert => ["", "intermediate.dense", "output.dense"],
+                };
+                FeedForwardPlan::Dense(self.dense(names, "feed_forward_input", "", intermediate_size))
+            }
+            &FeedForwardConfig::Experts {
+                n_experts,
+                experts_per_token,
+                intermediate_size,
+                is_normalized,
+                shared_intermediate_size,
+            } => {
+                let (module, names) = match config.naming {
+                    Naming::Mixtral => ("block_sparse_moe", ["w1", "w3", "w2"]),
+                    _ => ("mlp", ["gate_proj", "up_proj", "down_proj"]),
+                };
+                let expert = |index: usize| {
+                    let names = names.map(|name| format!("{module}.experts.{index}.{name}"));
+                    let scope = format!("experts.{index}.");
+                    let mut plan = self.dense(
+                        [&names[0], &names[1], &names[2]],
+                        &format!("{scope}feed_forward_input"),
+                        &scope,
+                        intermediate_size,
+                    );
+                    for site in plan.gate.iter_mut().chain([&mut plan.up, &mut plan.down]) {
+                        site.expert = Some(index);
+                    }
+                    plan
+                };
+                let hidden = config.hidden_size;
+                let one = |name: String, width: usize| {
+                    self.site(&name, "feed_forward_input", (hidden, width), Role::Router, false)
+                };
+                FeedForwardPlan::Experts {
+                    router: one(format!("{module}.gate"), n_experts),
+                    experts: (0..n_experts).map(expert).collect(),
+                    shared: shared_intermediate_size.map(|width| {
+                        let names = ["gate_proj", "up_proj", "down_proj"];
+                        let names = names.map(|name| format!("{module}.shared_expert.{name}"));
+                        let names = [&names[0][..], &names[1], &names[2]];
+                        (
+                            self.dense(names, "feed_forward_input", "shared_expert.", width),
+                            one(format!("{module}.shared_expert_gate"), 1),
+                        )
+                    }),
+                    experts_per_token,
+                    is_normalized,
+                }
+            }
+        }
+    }
+
+    fn block(&self) -> BlockPlan {
+        let (attention_norm, feed_forward_norm) = match self.config.naming {
+            Naming::Llama | Naming::Mixtral => ("input_layernorm", "post_attention_layernorm"),
+            Naming::Gpt2 => ("ln_1", "ln_2"),
+            Naming::Bert => ("attention.output.LayerNorm", "output.LayerNorm"),
+        };
+        BlockPlan {
+            attention_norm: self.norm(attention_norm),
+            feed_forward_norm: self.norm(feed_forward_norm),
+            attention: self.attention(),
+            feed_forward: self.feed_forward(),
+        }
+    }
+}
+
+fn norm_plan(config: &TransformerConfig, module: &str) -> NormPlan {
+    NormPlan {
+        weight: format!("{module}.weight"),
+        bias: (config.norm == NormKind::Layer).then(|| format!("{module}.bias")),
+    }
+}
+
+impl TransformerPlan {
+    /// Names every array of the network; `exists` tells which names the checkpoint holds.
+    pub(crate) fn new(config: &TransformerConfig, exists: &dyn Fn(&str) -> bool) -> Self {
+        let prefix = prefix(config.naming, exists);
+        let hidden = config.hidden_size;
+        let (tokens, positions, types, layers, last) = match config.naming {
+            Naming::Llama | Naming::Mixtral => ("embed_tokens", "", "", "layers", Some("norm")),
+            Naming::Gpt2 => ("wte", "wpe", "", "h", Some("ln_f")),
+            Naming::Bert => (
+                "embeddings.word_embeddings",
+                "embeddings.position_embeddings",
+                "embeddings.token_type_embeddings",
+                "encoder.layer",
+                None,
+            ),
+        };
+        let name = |module: &str| format!("{prefix}{module}.weight");
+        let mut others = vec![(name(tokens), vec![config.vocab_size, hidden])];
+        let mut table = |module: &str, rows: usize| {
+            others.push((name(module), vec![rows, hidden]));
+            name(module)
+        };
+        let position_embedding = match config.positions {
+            Positions::Learned { rows, .. } => Some(table(positions, rows)),
+            Positions::Rotary(_) => None,
+        };
+        let type_embedding = (config.type_vocab_size > 0).then(|| table(types, config.type_vocab_size));
+        let embedding_norm =
+            last.is_none().then(|| norm_plan(config, &format!("{prefix}embeddings.LayerNorm")));
+        let final_norm = last.map(|module| norm_plan(config, &format!("{prefix}{module}")));
+        let blocks: Vec<BlockPlan> = (0..config.n_blocks)
+            .map(|block| Builder { config, block, base: format!("{prefix}{layers}.{block}.") }.block())
+            .collect();
+        let mut norm = |plan: &NormPlan| {
+            others.push((plan.weight.clone(), vec![hidden]));
+            others.extend(plan.bias.iter().map(|name| (name.clone(), vec![hidden])));
+        };
+        embedding_norm.iter().chain(&final_norm).for_each(&mut norm);
+        for block in &blocks {
+            norm(&block.attention_norm);
+            norm(&block.feed_forward_norm);
+        }
+        for attention in blocks.iter().map(|block| &block.attention) {
+            let names = attention.query_norm.iter().chain(&attention.key_norm);
+            others.extend(names.map(|name| (name.clone(), vec![config.head_dim])));
+        }
+        let head = final_norm.is_some().then(|| LinearSite {
+            weight: if config.is_tied { name(tokens) } else { "lm_head.weight".to_owned() },
+            bias: None,
+            input: "head_input".to_owned(),
+            block: None,
+            in_features: hidden,
+            out_features: config.vocab_size,
+            role: Role::Head,
+            is_transposed: false,
+            expert: None,
+        });
+        Self {
+            token_embedding: name(tokens),
+            position_embedding,
+            type_embedding,
+            embedding_norm,
+            blocks,
+            final_norm,
+            head,
+            others,
+        }
+    }
+
+    /// Every linear in the order it runs, the head last.
+    pub(crate) fn linears(&self) -> Vec<LinearSite> {
+        let mut sites = Vec::new();
+        let dense = |sites: &mut Vec<LinearSite>, plan: &DensePlan| {
+            sites.extend(plan.gate.iter().cloned());
+            sites.extend([plan.up.clone(), plan.down.clone()]);
+        };
+        for block in &self.blocks {
+            sites.extend(block.attention.query_key_value.iter().cloned());
+            sites.push(block.attention.output.clone());
+            match &block.feed_forward {
+                FeedForwardPlan::Dense(plan) => dense(&mut sites, plan),
+                FeedForwardPlan::Experts { router, experts, shared, .. } => {
+                    sites.push(router.clone());
+                    experts.iter().for_each(|plan| dense(&mut sites, plan));
+                    if let Some((plan, gate)) = shared {
+                        dense(&mut sites, plan);
+                        sites.push(gate.clone());
+                    }
+                }
+            }
+        }
+        sites.extend(self.head.iter().cloned());
+        sites
+    }
+}

@@ -1,0 +1,144 @@
+//! Text to tokens and back.
+
+use std::path::Path;
+
+use crate::LmError;
+
+enum Kind {
+    /// A `tokenizer.json`.
+    Trained(Box<tokenizers::Tokenizer>),
+    /// One token per byte.
+    Bytes,
+}
+
+/// Turns texts into tokens and tokens into texts.
+pub struct Tokenizer {
+    kind: Kind,
+    bos: Option<u32>,
+    eos: Option<u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("bos", &self.bos)
+            .field("eos", &self.eos)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Names that models give to the token that begins a text, in the order tried.
+const BEGIN: [&str; 5] = ["<s>", "<|begin_of_text|>", "<bos>", "[CLS]", "<|endoftext|>"];
+/// Names that models give to the token that ends a text, in the order tried.
+const END: [&str; 6] = ["</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]", "<|endoftext|>"];
+
+fn failed(error: impl std::fmt::Display) -> LmError {
+    LmError::Tokenizer { message: error.to_string() }
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a description the tokenizer library refuses.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LmError> {
+        Self::from_bytes(&fs_err::read(path.as_ref()).map_err(failed)?)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`. Padding and truncation it may ask for are switched off.
+    ///
+    /// # Errors
+    /// A description the tokenizer library refuses.
+    pub fn from_bytes(json: &[u8]) -> Result<Self, LmError> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(failed)?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(failed)?;
+        let first = |names: &[&str]| names.iter().find_map(|name| inner.token_to_id(name));
+        let (bos, eos) = (first(&BEGIN), first(&END));
+        Ok(Self { kind: Kind::Trained(Box::new(inner)), bos, eos })
+    }
+
+    /// One token per byte: token `b` is byte `b`.
+    pub fn bytes() -> Self {
+        Self { kind: Kind::Bytes, bos: None, eos: None }
+    }
+
+    /// Names the tokens that begin and end a text, where the model's configuration knows better than the guess by
+    /// usual names; `None` keeps the guess.
+    #[must_use]
+    pub fn with_special(mut self, bos: Option<u32>, eos: Option<u32>) -> Self {
+        self.bos = bos.or(self.bos);
+        self.eos = eos.or(self.eos);
+        self
+    }
+
+    /// Tokens of a text. With `add_special`, what the description puts around a text is added (`[CLS]` and `[SEP]`,
+    /// a beginning token), else nothing.
+    ///
+    /// # Errors
+    /// Text the description has no token for.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, LmError> {
+        match &self.kind {
+            Kind::Trained(inner) => {
+                Ok(inner.encode_fast(text, add_special).map_err(failed)?.get_ids().to_vec())
+            }
+            Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
+        }
+    }
+
+    /// Text of tokens, special ones left out.
+    ///
+    /// # Errors
+    /// What the tokenizer library refuses.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, LmError> {
+        match &self.kind {
+            Kind::Trained(inner) => inner.decode(tokens, true).map_err(failed),
+            Kind::Bytes => {
+                let bytes: Vec<u8> = tokens.iter().filter_map(|&token| u8::try_from(token).ok()).collect();
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+        }
+    }
+
+    /// Token with this exact name.
+    pub fn token_id(&self, name: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::Trained(inner) => inner.token_to_id(name),
+            Kind::Bytes => None,
+        }
+    }
+    /// Token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+    /// Token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+    /// Tokens there are, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        match &self.kind {
+            Kind::Trained(inner) => inner.get_vocab_size(true),
+            Kind::Bytes => 256,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_return() {
+        let tokenizer = Tokenizer::bytes();
+        let tokens = tokenizer.encode("Grüße", true).unwrap();
+        assert_eq!(tokens.len(), 7);
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), "Grüße");
+    }
+
+    #[test]
+    fn a_damaged_description_is_an_error() {
+        assert!(Tokenizer::from_bytes(b"{\"model\": 3}").is_err());
+    }
+}

@@ -1,0 +1,125 @@
+//! Where the statistics come from: a saved file, or the original model run over a text.
+
+use std::path::PathBuf;
+
+use lamella_codec::Progress;
+use lamella_lm::Family;
+use lamella_lm::statistics::{
+    self, CalibrationOptions, Provenance, SequenceOptions, Statistics, TextUse, calibrate, sequences,
+};
+
+use super::{CompressError, Input};
+
+/// The text used where the user gives none and the model brings none: public domain, 64 KB.
+const BUILT_IN_TEXT: &str = include_str!("calibration.txt");
+
+/// What the user says about calibration.
+#[derive(Debug, Clone, Default)]
+pub struct CalibrationRequest {
+    /// `--calibrate FILE`; else the model directory's `calibration.txt`, else a built-in text.
+    pub text: Option<PathBuf>,
+    /// Token cap, context length, BOS rule, paragraphs.
+    pub sequences: SequenceOptions,
+    /// Saved statistics: read where the file exists, else written.
+    pub statistics: Option<PathBuf>,
+}
+
+/// The statistics and what they were taken of.
+#[derive(Debug)]
+pub struct Calibration {
+    /// Second moments and row usage.
+    pub statistics: Statistics,
+    /// The token sequences, for a second pass; empty where statistics were loaded.
+    pub sequences: Vec<Vec<u32>>,
+    /// The text, for reports.
+    pub text: String,
+}
+
+impl CalibrationRequest {
+    /// The text to use and what to call it.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read_text(&self, input: &Input, progress: &dyn Progress) -> Result<(String, String), CompressError> {
+        let path = self.text.clone().or_else(|| input.directory.calibration_text());
+        match path {
+            Some(path) => {
+                let bytes = fs_err::read(&path).map_err(CompressError::Io)?;
+                Ok((String::from_utf8_lossy(&bytes).into_owned(), path.display().to_string()))
+            }
+            None => {
+                progress.warn(
+                    "no calibration text was given and the model brings none: a built-in text of 64 KB is used; \
+                     text like what the model will see (`--calibrate FILE`) gives better results",
+                );
+                Ok((BUILT_IN_TEXT.to_owned(), "built-in text".to_owned()))
+            }
+        }
+    }
+
+    /// Hash of everything here that changes the bytes of the result.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn fingerprint(&self, input: &Input) -> Result<String, CompressError> {
+        let (text, _) = self.read_text(input, &lamella_codec::Silent)?;
+        let saved = match &self.statistics {
+            Some(path) if path.exists() => statistics::text_hash(&format!("{:?}", fs_err::read(path)?)),
+            _ => String::new(),
+        };
+        Ok(format!("{} {:?} {saved}", statistics::text_hash(&text), self.sequences))
+    }
+
+    /// The sequences that a text gives for this model.
+    ///
+    /// # Errors
+    /// No tokenizer, or a text that gives no token.
+    pub fn sequences(&self, input: &Input, text: &str) -> Result<Vec<Vec<u32>>, CompressError> {
+        let Some(model) = &input.model else { return Ok(Vec::new()) };
+        let tokenizer = model.tokenizer.as_ref().ok_or(CompressError::NoTokenizer)?;
+        let mut options = self.sequences.clone();
+        let longest = match model.network.family() {
+            Family::Encoder => model.max_sequence_length,
+            Family::Decoder => model.network.context_length(),
+        };
+        options.context_length = options.context_length.min(longest);
+        Ok(sequences(tokenizer, model.network.family(), text, &options)?)
+    }
+
+    /// Pass 1: statistics of the original model, block by block.
+    ///
+    /// # Errors
+    /// Unreadable text or statistics, statistics of another model, a network that cannot be run.
+    pub fn run(&self, input: &Input, progress: &dyn Progress) -> Result<Calibration, CompressError> {
+        let model = input.model.as_ref().ok_or(CompressError::NoTokenizer)?;
+        let model_hash = input.content_hash()?;
+        let (text, name) = self.read_text(input, progress)?;
+        let sequences = self.sequences(input, &text)?;
+        if let Some(path) = self.statistics.as_ref().filter(|path| path.exists()) {
+            let statistics = Statistics::open(path)?;
+            if statistics.provenance().model != model_hash {
+                return Err(CompressError::ForeignStatistics { path: path.clone() });
+            }
+            return Ok(Calibration { statistics, sequences, text: path.display().to_string() });
+        }
+        let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
+        let text_use =
+            TextUse { hash: statistics::text_hash(&text), tokens, sequences: sequences.len() as u64 };
+        let mut statistics = Statistics::new(Provenance { model: model_hash, texts: vec![text_use] });
+        calibrate(
+            &model.network,
+            &sequences,
+            &CalibrationOptions::default(),
+            &mut statistics,
+            &|done, total, current| progress.advance("calibrate", done, total, current),
+        )?;
+        progress.check()?;
+        if let Some(path) = &self.statistics {
+            statistics.save(path)?;
+        }
+        for array in statistics.unreached(model.network.linears()) {
+            progress.warn(&format!("the calibration text never reached `{array}`: it is coded without statistics"));
+        }
+        Ok(Calibration { statistics, sequences, text: name })
+    }
+}

@@ -1,0 +1,9 @@
+//! What the house recipe stores, apart from the recipe itself.
+//!
+//! * [`coder`]: codes to bits and back, adaptively: no table is stored.
+//! * [`form`]: the payload: steps, offsets, then the codes.
+//! * [`plan`]: which steps an array gets at a relative step.
+
+pub mod coder;
+pub mod form;
+pub mod plan;

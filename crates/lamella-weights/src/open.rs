@@ -1,0 +1,168 @@
+//! An open `.lam` file as a source of arrays.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lamella_codec::{Array, ArraySpec, Catalogue, CatalogueError, Codec, Recipe, RecipeError, SourceError, TensorSource};
+use lamella_file::{File, FileError, Storage};
+
+/// Decoded bytes an array may have per byte of its layers, beyond [`FREE_BYTES`]: a matrix of one repeated value
+/// codes to almost nothing, but a hostile file must not turn kilobytes into terabytes.
+const MAX_EXPANSION: u64 = 1 << 14;
+const FREE_BYTES: u64 = 1 << 24;
+
+/// Why a coded model could not be opened or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The container.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A recipe text that this version cannot read.
+    #[error("`{file}` stores a recipe that this version cannot read")]
+    Recipe {
+        /// File.
+        file: String,
+        /// Why.
+        #[source]
+        source: RecipeError,
+    },
+    /// A recipe whose codec this version does not have.
+    #[error("`{file}` needs a codec that this version does not have; a newer one may read it")]
+    Codec {
+        /// File.
+        file: String,
+        /// Why.
+        #[source]
+        source: CatalogueError,
+    },
+    /// An array claims far more than its layers can hold.
+    #[error("array `{array}` of `{file}` claims {claimed} bytes in {stored} stored ones")]
+    Expansion {
+        /// File.
+        file: String,
+        /// Array.
+        array: String,
+        /// Bytes of the decoded array.
+        claimed: u64,
+        /// Bytes of its layers.
+        stored: u64,
+    },
+}
+
+/// A coded model: hands out decoded arrays by name.
+///
+/// Opening reads the manifest and builds the codecs; arrays are decoded when they are asked for and not kept
+/// (bundles of small arrays excepted, which are kept once decoded).
+pub struct CodedModel {
+    file: File,
+    specs: Vec<ArraySpec>,
+    codecs: Vec<Arc<dyn Codec>>,
+    bundles: Mutex<BTreeMap<usize, Arc<Array<'static>>>>,
+}
+
+impl std::fmt::Debug for CodedModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CodedModel({:?})", self.file)
+    }
+}
+
+impl CodedModel {
+    /// Opens a file or a valid prefix of one.
+    ///
+    /// # Errors
+    /// A damaged manifest, a prefix that misses an array, a recipe or codec unknown to this version.
+    pub fn open(path: &Path, catalogue: &Catalogue) -> Result<Self, OpenError> {
+        Self::new(File::open(path)?, catalogue)
+    }
+
+    /// Reads an open container.
+    ///
+    /// # Errors
+    /// As [`CodedModel::open`].
+    pub fn new(file: File, catalogue: &Catalogue) -> Result<Self, OpenError> {
+        let name = || file.name().to_owned();
+        let mut codecs = Vec::new();
+        for text in &file.manifest().recipes {
+            let recipe: Recipe = text.parse().map_err(|source| OpenError::Recipe { file: name(), source })?;
+            codecs.push(catalogue.codec(&recipe).map_err(|source| OpenError::Codec { file: name(), source })?);
+        }
+        for target in 0..file.targets().len() {
+            let Some(spec) = file.targets().spec(target, file.arrays()) else { continue };
+            let claimed = spec.checked_size_bytes().unwrap_or(usize::MAX) as u64;
+            let layers = file.layer_indices(target);
+            let stored: u64 = layers.iter().map(|&layer| file.manifest().layers[layer as usize].length_bytes).sum();
+            if claimed > FREE_BYTES.saturating_add(stored.saturating_mul(MAX_EXPANSION)) {
+                return Err(OpenError::Expansion { file: name(), array: spec.name, claimed, stored });
+            }
+        }
+        let specs = file.arrays().iter().map(|array| array.spec.clone()).collect();
+        Ok(Self { file, specs, codecs, bundles: Mutex::new(BTreeMap::new()) })
+    }
+
+    /// The container.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The codec of an array.
+    pub fn codec_of(&self, name: &str) -> Option<&Arc<dyn Codec>> {
+        let entry = &self.file.arrays()[self.file.array_index(name)?];
+        self.codecs.get(entry.recipe)
+    }
+
+    fn decode(&self, name: &str) -> Result<Array<'static>, SourceError> {
+        let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Unreadable {
+            name: name.to_owned(),
+            source,
+        };
+        let index = self.file.array_index(name).ok_or_else(|| SourceError::Missing { name: name.to_owned() })?;
+        let place = self.file.locate(name).map_err(|error| unreadable(error.into()))?;
+        let entry = &self.file.arrays()[index];
+        let is_bundle = matches!(entry.storage, Storage::Bundle(_));
+        let known = is_bundle.then(|| self.bundles().get(&place.target).cloned()).flatten();
+        let whole = match known {
+            Some(whole) => whole,
+            None => {
+                let layers = self.file.layers_of(name).map_err(|error| unreadable(error.into()))?;
+                let layers: Vec<&[u8]> = layers.iter().map(|layer| &layer[..]).collect();
+                let codec = self.codecs.get(entry.recipe).ok_or_else(|| unreadable("it names no recipe".into()))?;
+                let whole = codec.decode(&place.coded_as, &layers).map_err(|error| unreadable(error.into()))?;
+                let whole = Arc::new(whole);
+                if is_bundle {
+                    self.bundles().insert(place.target, Arc::clone(&whole));
+                }
+                whole
+            }
+        };
+        let spec = entry.spec.clone();
+        if !is_bundle && place.elements == (0..whole.spec.len()) {
+            let bytes = match Arc::try_unwrap(whole) {
+                Ok(whole) => whole.bytes.into_owned(),
+                Err(shared) => shared.bytes.to_vec(),
+            };
+            return Array::new(spec, bytes).map_err(|error| unreadable(error.into()));
+        }
+        let width = spec.dtype.size_bytes();
+        let bytes = whole
+            .bytes
+            .get(place.elements.start * width..place.elements.end * width)
+            .ok_or_else(|| unreadable("its bundle is too short".into()))?;
+        Array::new(spec, bytes.to_vec()).map_err(|error| unreadable(error.into()))
+    }
+
+    fn bundles(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Arc<Array<'static>>>> {
+        // The map is only ever inserted into whole: a panic elsewhere cannot leave it half changed.
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TensorSource for CodedModel {
+    fn arrays(&self) -> &[ArraySpec] {
+        &self.specs
+    }
+    fn array(&self, name: &str) -> Result<Array<'_>, SourceError> {
+        self.decode(name)
+    }
+}

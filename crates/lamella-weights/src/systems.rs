@@ -1,0 +1,17 @@
+//! The wing's list: one line a codec or system.
+
+mod exact;
+mod gptq;
+mod rtn;
+
+use lamella_codec::{Registration, System};
+
+/// Every codec of this wing that recipes can name.
+pub fn codecs() -> Vec<Registration> {
+    vec![exact::registration(), rtn::registration(), gptq::registration()]
+}
+
+/// Every built system of this wing.
+pub fn systems() -> Vec<System> {
+    Vec::new()
+}
