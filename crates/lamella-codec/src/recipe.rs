@@ -6,20 +6,24 @@
 //!
 //! # Grammar, version [`GRAMMAR_VERSION`]
 //! ```text
-//! recipe    = part , { "|" , part } ;
-//! part      = word , [ "(" , [ argument , { "," , argument } ] , ")" ] ;
-//! argument  = word , "=" , value      (* named *)
-//!           | word                    (* a flag: the same as word=true *)
-//!           | positional ;            (* only as the first argument of a part *)
-//! positional= number | percent | nested ;
-//! value     = number | percent | word | nested ;
-//! nested    = recipe ;                (* with parentheses or a "|", so that it is not a word: `sign()` *)
-//! percent   = number , "%" ;
-//! number    = [ "-" ] , digits , [ "." , digits ] , [ ( "e" | "E" ) , [ "+" | "-" ] , digits ] ;
-//! word      = letter , { letter | digit | "_" | "-" } ;
-//! letter    = "A" … "Z" | "a" … "z" ;      digit = "0" … "9" ;      digits = digit , { digit } ;
+//! recipe     = part , { "|" , part } ;
+//! part       = word | call ;
+//! call       = word , "(" , [ argument , { "," , argument } ] , ")" ;
+//! argument   = word , "=" , value       (* named *)
+//!            | word                     (* a flag: the same as word=true *)
+//!            | positional ;             (* only as the first argument of a call *)
+//! positional = number | percent | nested ;
+//! value      = number | percent | word | nested ;
+//! nested     = call , { "|" , part }    (* a lone word is a word: `sign()` is the recipe *)
+//!            | word , "|" , part , { "|" , part } ;
+//! percent    = number , "%" ;
+//! number     = [ "-" ] , digits , [ "." , digits ] , [ ( "e" | "E" ) , [ "+" | "-" ] , digits ] ;
+//! word       = letter , { letter | digit | "_" | "-" } ;
+//! digits     = digit , { digit } ;
+//! letter     = "A" | … | "Z" | "a" | … | "z" ;
+//! digit      = "0" | … | "9" ;
 //! ```
-//! Spaces and tabs may stand between any two of these. A text has at most 4,096 bytes, 32 parts in a pipeline,
+//! Spaces and tabs may stand anywhere but inside a word or a number. A text has at most 4,096 bytes, 32 parts in a pipeline,
 //! 64 arguments in a part and 8 levels of nesting; no argument is given twice; `true` and `false` name nothing.
 //! Later versions of the grammar only accept more texts; none changes what a text means.
 //!

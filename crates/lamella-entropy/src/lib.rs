@@ -3,6 +3,7 @@
 pub mod bits;
 pub mod cpu;
 mod error;
+pub mod huffman;
 pub mod integers;
 pub mod models;
 pub mod range;

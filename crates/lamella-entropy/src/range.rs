@@ -11,7 +11,7 @@
 //! below. A symbol with cumulative frequency `c`, frequency `f` and total `2^t` (t at most 16) takes
 //! `[r * c, r * (c + f))` with `r = range >> t`, the last symbol also the remainder. After each step, while
 //! `range < 2^24`, the top byte of `low` is written and both shift by 8. At the end the shortest byte string inside
-//! the interval is written, and trailing zero bytes are dropped: the decoder reads zeros beyond the end.
+//! the interval is written, and up to four trailing zero bytes are dropped: the decoder reads zeros beyond the end.
 //!
 //! # Example
 //! ```
@@ -119,7 +119,11 @@ impl RangeEncoder {
                 break;
             }
         }
-        while self.bytes.last() == Some(&0) {
+        // Only these last four bytes may be dropped, so that a decoder can tell a cut stream by how far it overruns.
+        for _ in 0..4 {
+            if self.bytes.last() != Some(&0) {
+                break;
+            }
             self.bytes.pop();
         }
         self.bytes

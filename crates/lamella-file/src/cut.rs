@@ -4,6 +4,7 @@
 //! lists what is gone. A cut file verifies as a whole file of its own.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Serialize;
@@ -61,17 +62,23 @@ impl File {
         if smallest > bytes {
             return Err(self.too_small(bytes, smallest));
         }
-        // The manifest shrinks by about nine bytes a layer, so the layers that fit under the old one are a start from
-        // which few steps remain.
+        // What fits depends on the manifest, whose text part depends, a little, on what is kept. A few rounds settle
+        // it; where they circle, the last loop makes sure that the result fits.
         let mut keep = self.layout().whole_layers(bytes).clamp(least, found);
-        while keep > least && self.size_with(keep)? > bytes {
-            keep -= 1;
+        for _ in 0..8 {
+            let description_bytes = manifest::description_bytes(&self.manifest_with(keep))?;
+            let settled = self.layers_that_fit(bytes, description_bytes, least..found)?;
+            if settled == keep {
+                break;
+            }
+            keep = settled;
         }
-        while keep < found && self.size_with(keep + 1)? <= bytes {
-            keep += 1;
+        let mut size = self.size_with(keep)?;
+        while keep > least && size > bytes {
+            keep -= 1;
+            size = self.size_with(keep)?;
         }
         let manifest = self.manifest_with(keep);
-        let size = self.size_with(keep)?;
         let report = CutReport {
             schema: 1,
             bytes_before: self.length_bytes(),
@@ -94,6 +101,28 @@ impl File {
         let manifest = self.manifest_with(layers);
         let manifest_bytes = manifest::manifest_bytes(&manifest)?;
         Ok(Layout::new(manifest_bytes, &manifest, self.targets())?.file_bytes)
+    }
+
+    /// The most layers of a range that fit beside a description of this size.
+    fn layers_that_fit(
+        &self,
+        bytes: u64,
+        description_bytes: u64,
+        range: Range<usize>,
+    ) -> Result<usize, FileError> {
+        let (mut fits, mut most) = (range.start, range.end);
+        while fits < most {
+            let middle = fits + (most - fits).div_ceil(2);
+            let manifest_bytes = description_bytes + manifest::table_bytes(&self.layers()[..middle]);
+            let layout = Layout::of_layers(
+                manifest_bytes,
+                self.manifest().side.stored_bytes,
+                &self.layers()[..middle],
+                self.targets().len(),
+            )?;
+            if layout.file_bytes <= bytes { fits = middle } else { most = middle - 1 }
+        }
+        Ok(fits)
     }
 
     fn too_small(&self, asked: u64, smallest: u64) -> FileError {

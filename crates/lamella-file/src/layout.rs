@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::limits::MAPPED_ALIGNMENT;
-use crate::manifest::{self, Manifest, Targets};
+use crate::manifest::{self, LayerEntry, Manifest, Targets};
 use crate::{FileError, ManifestError};
 
 /// Byte ranges of a file's parts.
@@ -29,18 +29,27 @@ impl Layout {
         manifest: &Manifest,
         targets: &Targets,
     ) -> Result<Self, ManifestError> {
+        Self::of_layers(manifest_bytes, manifest.side.stored_bytes, &manifest.layers, targets.len())
+    }
+
+    pub(crate) fn of_layers(
+        manifest_bytes: u64,
+        side_bytes: u64,
+        layers: &[LayerEntry],
+        n_targets: usize,
+    ) -> Result<Self, ManifestError> {
         let too_long = || ManifestError::invalid("the extents exceed 64 bits");
-        let side_end = manifest_bytes.checked_add(manifest.side.stored_bytes).ok_or_else(too_long)?;
-        let mut next_ordinal = vec![0u32; targets.len()];
+        let side_end = manifest_bytes.checked_add(side_bytes).ok_or_else(too_long)?;
+        let mut next_ordinal = vec![0u32; n_targets];
         let mut layout = Self {
             manifest_bytes,
             side: manifest_bytes..side_end,
-            extents: Vec::with_capacity(manifest.layers.len()),
-            ordinals: Vec::with_capacity(manifest.layers.len()),
+            extents: Vec::with_capacity(layers.len()),
+            ordinals: Vec::with_capacity(layers.len()),
             smallest_complete_bytes: side_end,
             file_bytes: side_end,
         };
-        for layer in &manifest.layers {
+        for layer in layers {
             let mut start = layout.file_bytes;
             if layer.is_mapped {
                 start = start.checked_next_multiple_of(MAPPED_ALIGNMENT).ok_or_else(too_long)?;

@@ -3,6 +3,8 @@
 mod cut;
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod inspect;
 mod layout;
 pub mod limits;
@@ -11,6 +13,7 @@ mod mapping;
 mod mixing;
 mod names;
 mod order;
+mod priming;
 mod side;
 mod source;
 mod spool;

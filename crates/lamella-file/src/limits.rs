@@ -14,6 +14,11 @@ pub const MAX_DESCRIPTION_BYTES: u64 = 64 << 20;
 pub const MAX_EXPANSION: u64 = 256;
 /// What compressed text may always expand to, however short it is (64 KiB).
 pub const EXPANSION_FLOOR_BYTES: u64 = 64 << 10;
+/// Longest text that the mixing coder codes (2 MiB), and most bytes that one of its stored bytes may stand for: the
+/// bounds on a reader's time.
+pub const MAX_MIXED_BYTES: u64 = 2 << 20;
+/// See [`MAX_MIXED_BYTES`]; beside [`EXPANSION_FLOOR_BYTES`].
+pub const MAX_MIXED_EXPANSION: u64 = 64;
 /// Most bytes of array names per byte of description (beside [`EXPANSION_FLOOR_BYTES`]).
 pub const MAX_NAME_EXPANSION: u64 = 16;
 /// Most arrays of a file.

@@ -4,11 +4,13 @@
 //! This coder predicts each bit from several contexts at once (the last one to six bytes, the current word, the byte
 //! above, where the last bytes occurred before, and what a list that counts upwards would say next), lets the contexts
 //! that have been right speak louder (logistic mixing), and codes the bit with the resulting probability. It is slow
-//! (about a megabyte a second, both ways), so it is for texts of at most [`MAX_MIXED_BYTES`].
+//! (about half a megabyte a second, both ways), so it is for texts of at most [`MAX_MIXED_BYTES`](crate::limits::MAX_MIXED_BYTES).
 //!
 //! Everything is integer arithmetic: encoder and decoder do exactly the same on every machine.
 //!
 //! # The model
+//! * Before the first bit it reads [`PRIMING`], a fixed text with the words such texts use, so that it need not learn
+//!   them from the text itself: worth 600 bytes on a small model's side files and 100 on its manifest.
 //! * A *counter* is a 16-bit probability that the next bit is 1 and the number of times it was used; it moves towards
 //!   each coded bit by `1 / (uses + 1.5)`, by 1/32 at least.
 //! * Each of the [`N_CONTEXTS`] contexts, together with the bits of the byte read so far, picks a counter from a table
@@ -20,10 +22,10 @@
 //!
 //! The idea, published by Mahoney as PAQ, is in the public literature ("Adaptive Weighing of Context Models for
 //! Lossless Data Compression", Florida Tech CS-2005-16); this design is much smaller.
-#![warn(clippy::cast_possible_truncation)]
 
-/// Longest text that is coded this way (4 MiB): the bound on a reader's time.
-pub(crate) const MAX_MIXED_BYTES: u64 = 4 << 20;
+use std::sync::OnceLock;
+
+use crate::priming::PRIMING;
 
 /// Contexts with a table of counters: orders 0 to 4 and 6, word, column.
 const N_CONTEXTS: usize = 8;
@@ -124,6 +126,7 @@ fn hash(value: u64, salt: u64) -> u32 {
 }
 
 /// Predicts one bit after the other.
+#[derive(Debug, Clone)]
 struct Model {
     tables: Vec<Counter>,
     table_bits: u32,
@@ -150,6 +153,7 @@ struct Model {
 }
 
 /// Says which byte comes next, and learns how often it is right.
+#[derive(Debug, Clone)]
 struct Predictor {
     byte: Option<u8>,
     /// How much it has been right lately: picks the counter.
@@ -167,8 +171,9 @@ impl Predictor {
     fn predict(&mut self, partial: u32) -> i32 {
         let bits = partial.ilog2();
         let expected = self.byte.map(|byte| u32::from(byte) | 0x100);
-        self.says =
-            expected.filter(|expected| expected >> (8 - bits) == partial).map(|expected| (expected >> (7 - bits)) & 1 == 1);
+        self.says = expected
+            .filter(|expected| expected >> (8 - bits) == partial)
+            .map(|expected| (expected >> (7 - bits)) & 1 == 1);
         let strength = stretch(self.counters[self.confidence.min(63)].p);
         match self.says {
             Some(true) => strength,
@@ -189,8 +194,19 @@ const NOWHERE: u32 = u32::MAX;
 const FIRST_ROWS: usize = (N_CONTEXTS + 1) * 8;
 
 impl Model {
+    /// A model for a text of `length` bytes that has read [`PRIMING`].
     fn new(length: usize) -> Self {
-        let table_bits = length.clamp(32, 1 << 17).next_power_of_two().trailing_zeros() + 2;
+        // Short texts are coded again and again while a size is searched; their model is primed once.
+        static PRIMED: OnceLock<Model> = OnceLock::new();
+        let table_bits = (length + PRIMING.len()).min(1 << 17).next_power_of_two().ilog2() + 2;
+        let smallest = PRIMING.len().next_power_of_two().ilog2() + 2;
+        if table_bits == smallest {
+            return PRIMED.get_or_init(|| Self::primed(smallest)).clone();
+        }
+        Self::primed(table_bits)
+    }
+
+    fn primed(table_bits: u32) -> Self {
         let mut first = [65536 / 4; N_INPUTS];
         first[N_CONTEXTS] = 65536 / 2;
         let mut model = Self {
@@ -203,7 +219,7 @@ impl Model {
             chosen: [0; 2],
             inputs: [0; N_INPUTS],
             outputs: [0; 2],
-            text: Vec::with_capacity(length),
+            text: Vec::new(),
             partial: 1,
             matches: Predictor::new(),
             last_seen: vec![NOWHERE; 1 << table_bits.min(16)],
@@ -215,6 +231,12 @@ impl Model {
             above: 0,
         };
         model.next_byte();
+        for &byte in PRIMING {
+            for shift in (0..8).rev() {
+                model.predict();
+                model.update(byte >> shift & 1 == 1);
+            }
+        }
         model
     }
 
@@ -222,11 +244,12 @@ impl Model {
     fn predict(&mut self) -> u32 {
         // Sixteen counters, one cache line, hold all that half a byte can need.
         let n_bits = self.partial.ilog2();
-        if n_bits % 4 == 0 {
+        if n_bits.is_multiple_of(4) {
             self.find_bases();
         }
         let first_of_half = 1u32 << (n_bits % 4);
-        let within_half = if n_bits < 4 { self.partial } else { first_of_half | (self.partial & (first_of_half - 1)) };
+        let within_half =
+            if n_bits < 4 { self.partial } else { first_of_half | (self.partial & (first_of_half - 1)) };
         let mut known = 0;
         for context in 0..N_CONTEXTS {
             let slot = self.bases[context] + within_half as usize;
@@ -247,7 +270,8 @@ impl Model {
         let counts = usize::from(self.counting.says.is_some());
         self.chosen = [(known * 4 + strength) * 2 + counts, FIRST_ROWS + self.partial as usize];
         for (output, &row) in self.outputs.iter_mut().zip(&self.chosen) {
-            let sum: i64 = self.weights[row].iter().zip(&self.inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
+            let sum: i64 =
+                self.weights[row].iter().zip(&self.inputs).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
             *output = (sum >> 16).clamp(-i64::from(STRETCH_LIMIT), i64::from(STRETCH_LIMIT)) as i32;
         }
         squash((self.outputs[0] + self.outputs[1]) / 2) as u32
@@ -289,7 +313,9 @@ impl Model {
         let position = self.text.len();
         let byte = self.text[position - 1];
         self.word = match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => (self.word ^ u64::from(byte)).wrapping_mul(0x2545_F491_4F6C_DD1D),
+            b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => {
+                (self.word ^ u64::from(byte)).wrapping_mul(0x2545_F491_4F6C_DD1D)
+            }
             _ => 0,
         };
         if byte == b'\n' {
@@ -321,7 +347,9 @@ impl Model {
         match rest.first() {
             None => None,
             // Between numbers most bytes are no digit; only after a blank or a bracket is one likely.
-            Some(&digit) if read > 0 || matches!(self.text.last(), Some(b' ' | b':' | b'[' | b',')) => Some(digit),
+            Some(&digit) if read > 0 || matches!(self.text.last(), Some(b' ' | b':' | b'[' | b',')) => {
+                Some(digit)
+            }
             Some(_) => None,
         }
     }
@@ -335,14 +363,16 @@ impl Model {
         if position < MATCH_BYTES {
             return;
         }
-        let recent = self.text[position - MATCH_BYTES..].iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        let recent =
+            self.text[position - MATCH_BYTES..].iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
         let bucket = hash(recent, 99) as usize & (self.last_seen.len() - 1);
         let found = self.last_seen[bucket];
         self.last_seen[bucket] = u32::try_from(position).unwrap_or(NOWHERE);
         let candidate = (found != NOWHERE).then_some(found as usize);
         self.matches.byte = candidate.and_then(|found| self.text.get(found).copied());
         if let (Some(found), 0) = (candidate, self.matches.confidence) {
-            let same = (0..found.min(32)).take_while(|&back| self.text[found - 1 - back] == self.text[position - 1 - back]);
+            let same = (0..found.min(32))
+                .take_while(|&back| self.text[found - 1 - back] == self.text[position - 1 - back]);
             self.matches.confidence = same.count();
             if self.matches.confidence == 0 {
                 self.matches.byte = None;
@@ -374,7 +404,7 @@ impl Model {
 }
 
 /// How fast weights move.
-const LEARNING_RATE: i64 = 6;
+const LEARNING_RATE: i64 = 14;
 
 /// Codes a text.
 pub(crate) fn encode(text: &[u8]) -> Vec<u8> {
@@ -384,7 +414,11 @@ pub(crate) fn encode(text: &[u8]) -> Vec<u8> {
         for shift in (0..8).rev() {
             let bit = byte >> shift & 1 == 1;
             let middle = split(low, high, model.predict());
-            if bit { high = middle } else { low = middle + 1 }
+            if bit {
+                high = middle
+            } else {
+                low = middle + 1
+            }
             model.update(bit);
             while (low ^ high) >> 24 == 0 {
                 out.push((high >> 24) as u8);
@@ -419,17 +453,22 @@ pub(crate) fn decode(stored: &[u8], length: usize) -> Vec<u8> {
     let mut next = || u32::from(bytes.next().unwrap_or(0));
     let (mut low, mut high) = (0u32, u32::MAX);
     let mut code = (0..4).fold(0, |sum, _| sum << 8 | next());
-    while model.text.len() < length {
+    let end = PRIMING.len() + length;
+    while model.text.len() < end {
         let middle = split(low, high, model.predict());
         let bit = code <= middle;
-        if bit { high = middle } else { low = middle + 1 }
+        if bit {
+            high = middle
+        } else {
+            low = middle + 1
+        }
         model.update(bit);
         while (low ^ high) >> 24 == 0 {
             (low, high) = (low << 8, high << 8 | 0xff);
             code = code << 8 | next();
         }
     }
-    model.text
+    model.text.split_off(PRIMING.len())
 }
 
 #[cfg(test)]
@@ -475,7 +514,13 @@ mod tests {
         let zstd = zstd::bulk::compress(&text, 19).unwrap();
         let start = std::time::Instant::now();
         let coded = encode(&text);
-        println!("{} bytes: zstd -19 {}, mixed {} in {:?}", text.len(), zstd.len(), coded.len(), start.elapsed());
+        println!(
+            "{} bytes: zstd -19 {}, mixed {} in {:?}",
+            text.len(),
+            zstd.len(),
+            coded.len(),
+            start.elapsed()
+        );
         assert_eq!(decode(&coded, text.len()), text);
         assert!(coded.len() * 10 < zstd.len() * 8, "{}", coded.len());
     }

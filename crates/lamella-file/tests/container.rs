@@ -4,6 +4,8 @@
 mod corruption;
 #[path = "container/cutting.rs"]
 mod cutting;
+#[path = "container/golden.rs"]
+mod golden;
 #[path = "container/sample.rs"]
 mod sample;
 #[path = "container/size.rs"]

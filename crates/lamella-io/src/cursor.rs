@@ -48,6 +48,14 @@ impl<'a> Cursor<'a> {
     pub(crate) fn u32(&mut self, what: &str) -> Result<u32, IoError> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
+    pub(crate) fn u64(&mut self, what: &str) -> Result<u64, IoError> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+    /// A 64-bit length or count that must fit this machine.
+    pub(crate) fn length(&mut self, what: &str) -> Result<usize, IoError> {
+        let length = self.u64(what)?;
+        usize::try_from(length).map_err(|_| self.damaged(format!("{what} of {length}")))
+    }
     pub(crate) fn i32(&mut self, what: &str) -> Result<i32, IoError> {
         Ok(i32::from_le_bytes(self.array(what)?))
     }

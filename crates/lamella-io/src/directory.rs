@@ -8,10 +8,10 @@ use lamella_codec::{Array, ArraySpec, SourceError, TensorSource};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, MadeTokenizer};
 use crate::mapped::MappedFile;
 use crate::side_files::{LeftOut, SideFiles};
-use crate::{IoError, Llama2cFile, RwkvCppFile, SafetensorsFile};
+use crate::{GgufFile, IoError, Llama2cFile, RwkvCppFile, SafetensorsFile};
 
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
@@ -22,8 +22,9 @@ const INDEX_SUFFIX: &str = ".safetensors.index.json";
 /// | a directory with `model.safetensors` | that file's | the directory's, by [the rule](crate::LeftOut) |
 /// | a directory with `*.safetensors.index.json` | all shards', in the order of their names | the same |
 /// | a directory with other `*.safetensors` | all of them | the same |
+/// | a directory with one `*.gguf` and no safetensors | that file's | as for the file |
 /// | one `.safetensors` file | its own | none |
-/// | one llama2.c or rwkv.cpp `.bin` file | its own, quantised ones as `f32` | what the file says: `config.json`, `tokenizer.json` |
+/// | one GGUF file, one llama2.c or rwkv.cpp `.bin` file | its own, quantised ones as `f32` | what the file says: `config.json`, `tokenizer.json` |
 ///
 /// Opening reads headers only; arrays are borrowed from memory maps.
 ///
@@ -71,7 +72,11 @@ impl ModelDirectory {
     }
 
     fn open_directory(root: &Path) -> Result<Self, IoError> {
-        let (weight_files, index) = find_weights(root)?;
+        let (weight_files, index) = match find_weights(root)? {
+            Found::Shards(files) => (files, None),
+            Found::Indexed(files, index) => (files, Some(index)),
+            Found::Gguf(file) => return Self::open_file(&file),
+        };
         let shards = weight_files.iter().map(SafetensorsFile::open).collect::<Result<Vec<_>, _>>()?;
         let mut model = Self::of_shards(root, shards)?;
         if let Some((index_path, weight_map)) = index {
@@ -93,7 +98,9 @@ impl ModelDirectory {
         }
         let checkpoint: Box<dyn Checkpoint> = {
             let file = MappedFile::open(path)?;
-            if RwkvCppFile::is_one(&file) {
+            if GgufFile::is_one(&file) {
+                Box::new(GgufFile::open(path)?)
+            } else if RwkvCppFile::is_one(&file) {
                 Box::new(RwkvCppFile::open(path)?)
             } else if Llama2cFile::is_one(&file) {
                 Box::new(Llama2cFile::open(path)?)
@@ -109,9 +116,15 @@ impl ModelDirectory {
         let by_name =
             specs.iter().enumerate().map(|(ordinal, spec)| (spec.name.clone(), (0, ordinal))).collect();
         let config = checkpoint.config();
-        let mut made_files = checkpoint.made_files()?;
+        let mut made_files = Vec::new();
         if let Some(config) = &config {
-            made_files.insert(0, ("config.json".to_owned(), format!("{config:#}\n").into_bytes()));
+            made_files.push(("config.json".to_owned(), format!("{config:#}\n").into_bytes()));
+        }
+        let mut side_files = SideFiles::default();
+        match checkpoint.tokenizer()? {
+            MadeTokenizer::Absent => {}
+            MadeTokenizer::Made(text) => made_files.push(("tokenizer.json".to_owned(), text.into_bytes())),
+            MadeTokenizer::LeftOut(left_out) => side_files.left_out.push(left_out),
         }
         Ok(Self {
             root: path.to_owned(),
@@ -120,7 +133,7 @@ impl ModelDirectory {
             specs,
             by_name,
             config,
-            side_files: SideFiles::default(),
+            side_files,
             made_files,
         })
     }
@@ -288,13 +301,20 @@ fn has_suffix(path: &Path, suffix: &str) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(suffix))
 }
 
+/// An index of shards: where it lies, and its file for each array.
 type Index = (PathBuf, BTreeMap<String, String>);
 
-/// The weight files of a directory, and the index that named them.
-fn find_weights(root: &Path) -> Result<(Vec<PathBuf>, Option<Index>), IoError> {
+enum Found {
+    Shards(Vec<PathBuf>),
+    Indexed(Vec<PathBuf>, Index),
+    Gguf(PathBuf),
+}
+
+/// The weight files of a directory.
+fn find_weights(root: &Path) -> Result<Found, IoError> {
     let single = root.join("model.safetensors");
     if single.is_file() {
-        return Ok((vec![single], None));
+        return Ok(Found::Shards(vec![single]));
     }
     let mut names = Vec::new();
     for entry in fs_err::read_dir(root)? {
@@ -307,28 +327,34 @@ fn find_weights(root: &Path) -> Result<(Vec<PathBuf>, Option<Index>), IoError> {
     if let Some(index_name) = preferred.or_else(|| names.iter().find(|name| name.ends_with(INDEX_SUFFIX))) {
         let index_path = root.join(index_name);
         let (files, weight_map) = read_index(root, &index_path)?;
-        return Ok((files, Some((index_path, weight_map))));
+        return Ok(Found::Indexed(files, (index_path, weight_map)));
     }
     let files: Vec<_> =
         names.iter().filter(|name| name.ends_with(".safetensors")).map(|name| root.join(name)).collect();
     if files.is_empty() {
+        let ggufs: Vec<_> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
+        if let [only] = ggufs[..] {
+            return Ok(Found::Gguf(root.join(only)));
+        }
         let others: Vec<_> = names
             .iter()
             .filter(|name| {
-                [".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"].iter().any(|end| name.ends_with(end))
+                [".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"]
+                    .iter()
+                    .any(|end| name.ends_with(end))
             })
             .map(|name| format!("`{name}`"))
             .collect();
         let found = match others.len() {
             0 => String::new(),
             _ => format!(
-                "; found {}, which no directory reader knows: save the model as safetensors",
+                "; found {}: name one of these files, or save PyTorch weights as safetensors",
                 others.join(", ")
             ),
         };
         return Err(IoError::NoWeights { path: root.to_owned(), found });
     }
-    Ok((files, None))
+    Ok(Found::Shards(files))
 }
 
 fn read_index(root: &Path, index_path: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, String>), IoError> {
@@ -432,6 +458,28 @@ mod tests {
         assert_eq!(model.content_hash().unwrap(), sha256_of_file(&path).unwrap());
         let message = ModelDirectory::open(directory.path().join("nothing")).unwrap_err().to_string();
         assert!(message.contains("nothing") && message.contains("org/name"), "{message}");
+    }
+
+    #[test]
+    fn the_asset_is_the_original_checkpoint() {
+        let asset = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/stories260k");
+        let asset = ModelDirectory::open(asset).unwrap();
+        assert_eq!(asset.arrays().iter().map(ArraySpec::len).sum::<usize>(), 260_032);
+        assert!(asset.calibration_text().is_some() && asset.evaluation_text().is_some());
+        let side: Vec<_> = asset.side_files().unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            side,
+            ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+        );
+        let Some(original) = crate::test_data("lm/stories260K/stories260K.bin") else {
+            return;
+        };
+        let original = ModelDirectory::open(original).unwrap();
+        assert_eq!(asset.arrays(), original.arrays());
+        assert_eq!(asset.config(), original.config());
+        for spec in original.arrays() {
+            assert_eq!(asset.array(&spec.name).unwrap(), original.array(&spec.name).unwrap());
+        }
     }
 
     #[test]

@@ -1,15 +1,57 @@
-//! Foreign formats: safetensors, Hugging Face directories, llama2.c checkpoints.
+//! Foreign formats: how models come in, and how they go out again.
+//!
+//! This crate alone knows other people's files. Everything above it sees a [`TensorSource`]: named arrays, handed
+//! out one at a time.
+//!
+//! # Which type do I use?
+//! | you have | use | arrays are |
+//! |---|---|---|
+//! | what a user typed: a path or `org/name` | [`open_model`] | as below |
+//! | a model directory or any single weight file | [`ModelDirectory::open`] | as below |
+//! | one safetensors file | [`SafetensorsFile`] | borrowed from the map |
+//! | a GGUF file and wishes about its metadata | [`GgufFile`] | borrowed; quantised types decoded to `f32` on demand |
+//! | a llama2.c `.bin`, version 0 or 1 | [`Llama2cFile`] | borrowed; query and key rows reordered on demand |
+//! | an rwkv.cpp `.bin` | [`RwkvCppFile`] | borrowed; quantised types decoded to `f32` on demand |
+//! | arrays to write | [`SafetensorsWriter`] | written in any order, the file appears when finished |
+//!
+//! # Cost
+//! Opening reads headers only. An array costs nothing until its bytes are looked at; a decoded one costs its own
+//! size while the caller holds it. [`ModelDirectory::content_hash`] reads every weight file once.
+//!
+//! # Hostile bytes
+//! Headers are checked in full before anything is handed out: every array lies inside the file, none overlaps
+//! another, and no length is believed before the bytes behind it were seen. Errors name the file and the array.
+//! Weight files are memory-mapped: a process that shortens a file while it is open makes reading it fail with a
+//! signal, as with every reader of this kind.
+//!
+//! # Example
+//! ```
+//! use lamella_codec::TensorSource;
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/stories260k");
+//! let model = lamella_io::ModelDirectory::open(path)?;
+//! assert_eq!(model.weight_bytes(), 1_044_992);
+//! assert_eq!(model.config().unwrap()["num_hidden_layers"], 5);
+//! let gate = model.array("model.layers.0.mlp.gate_proj.weight")?;
+//! assert_eq!(gate.spec.matrix(), Some((172, 64)));
+//! let side: Vec<String> = model.side_files()?.into_iter().map(|(name, _)| name).collect();
+//! assert_eq!(side, ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`TensorSource`]: lamella_codec::TensorSource
 
 mod checkpoint;
 mod cursor;
 mod directory;
 mod error;
 mod ggml;
+mod gguf;
 mod hub;
 mod llama2c;
 mod mapped;
 mod rwkv_cpp;
 mod safetensors;
+mod sentencepiece;
 mod side_files;
 
 use std::path::Path;
@@ -17,6 +59,7 @@ use std::path::Path;
 pub use directory::{ModelDirectory, sha256_of_file};
 pub use error::IoError;
 pub use ggml::GgmlType;
+pub use gguf::{GgufArray, GgufFile, GgufValue};
 pub use hub::{open_model, resolve_model};
 pub use llama2c::{Llama2cFile, ScoredPieces, llama2c_pieces, llama2c_tokenizer_json};
 pub use rwkv_cpp::RwkvCppFile;

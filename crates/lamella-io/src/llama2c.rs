@@ -16,10 +16,10 @@ use std::path::Path;
 use lamella_codec::{Array, ArraySpec, Dtype, SourceError, TensorSource};
 use serde_json::{Value, json};
 
-use crate::IoError;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, MadeTokenizer};
 use crate::cursor::Cursor;
 use crate::mapped::MappedFile;
+use crate::{IoError, LeftOut};
 
 mod tokenizer;
 
@@ -182,18 +182,22 @@ impl Checkpoint for Llama2cFile {
     fn size_bytes(&self) -> u64 {
         self.map.len() as u64
     }
-    /// `tokenizer.json` out of a `tokenizer.bin` beside the checkpoint, where its size fits.
-    fn made_files(&self) -> Result<Vec<(String, Vec<u8>)>, IoError> {
+    /// Out of a `tokenizer.bin` beside the checkpoint, where it has the same number of tokens.
+    fn tokenizer(&self) -> Result<MadeTokenizer, IoError> {
         let path = self.map.path().with_file_name("tokenizer.bin");
         if !path.is_file() {
-            return Ok(Vec::new());
+            return Ok(MadeTokenizer::Absent);
         }
-        let pieces = llama2c_pieces(&fs_err::read(&path)?, &path)?;
-        if pieces.len() != self.shape.vocabulary {
-            return Ok(Vec::new());
+        let bytes = fs_err::read(&path)?;
+        let pieces = llama2c_pieces(&bytes, &path)?;
+        if pieces.len() == self.shape.vocabulary {
+            return Ok(MadeTokenizer::Made(llama2c_tokenizer_json(&pieces).to_string()));
         }
-        let text = llama2c_tokenizer_json(&pieces).to_string();
-        Ok(vec![("tokenizer.json".to_owned(), text.into_bytes())])
+        Ok(MadeTokenizer::LeftOut(LeftOut {
+            name: "tokenizer.bin".to_owned(),
+            size_bytes: bytes.len() as u64,
+            reason: format!("has {} tokens, the model {}", pieces.len(), self.shape.vocabulary),
+        }))
     }
 }
 
@@ -342,8 +346,7 @@ mod tests {
         for spec in old.arrays() {
             assert_eq!(old.array(&spec.name).unwrap(), new.array(&spec.name).unwrap());
         }
-        let files = Checkpoint::made_files(&old).unwrap();
-        assert_eq!(files[0].0, "tokenizer.json");
+        assert!(matches!(old.tokenizer().unwrap(), MadeTokenizer::Made(_)));
     }
 
     #[test]

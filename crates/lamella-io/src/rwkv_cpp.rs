@@ -16,7 +16,7 @@ use lamella_codec::{Array, ArraySpec, Dtype, SourceError, TensorSource};
 use serde_json::{Value, json};
 
 use crate::IoError;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, MadeTokenizer};
 use crate::cursor::Cursor;
 use crate::ggml::GgmlType;
 use crate::mapped::MappedFile;
@@ -132,8 +132,9 @@ impl Checkpoint for RwkvCppFile {
     fn config(&self) -> Option<Value> {
         Some(RwkvCppFile::config(self))
     }
-    fn made_files(&self) -> Result<Vec<(String, Vec<u8>)>, IoError> {
-        Ok(Vec::new())
+    /// Tokens are bytes or of a vocabulary that the file does not hold.
+    fn tokenizer(&self) -> Result<MadeTokenizer, IoError> {
+        Ok(MadeTokenizer::Absent)
     }
     fn size_bytes(&self) -> u64 {
         self.map.len() as u64

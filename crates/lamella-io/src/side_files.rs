@@ -46,7 +46,7 @@ pub struct LeftOut {
     /// Its length; 0 for a folder.
     pub size_bytes: u64,
     /// Why, as a phrase: "weights of another framework".
-    pub reason: &'static str,
+    pub reason: String,
 }
 
 /// What a directory holds beside the weights that are read.
@@ -93,10 +93,14 @@ impl SideFiles {
                     self.walk(&path, &format!("{name}/"), weights, folders)?;
                 } else {
                     let reason = "a folder that the model does not name";
-                    self.left_out.push(LeftOut { name: format!("{name}/"), size_bytes: 0, reason });
+                    self.left_out.push(LeftOut {
+                        name: format!("{name}/"),
+                        size_bytes: 0,
+                        reason: reason.to_owned(),
+                    });
                 }
             } else if let Some(reason) = reason_against(file_name, about.len()) {
-                self.left_out.push(LeftOut { name, size_bytes: about.len(), reason });
+                self.left_out.push(LeftOut { name, size_bytes: about.len(), reason: reason.to_owned() });
             } else {
                 self.copied.push((name, path));
             }

@@ -83,6 +83,11 @@ impl Attention {
         })
     }
 
+    pub(crate) fn for_each_linear(&self, show: &mut dyn FnMut(&Linear)) {
+        self.query_key_value.iter().for_each(&mut *show);
+        show(&self.output);
+    }
+
     /// From normalised rows to what is added to the residual stream. `caches` holds the state of each sequence.
     pub(crate) fn forward(
         &self,

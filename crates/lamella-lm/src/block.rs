@@ -1,4 +1,4 @@
-//! One block of a transformer: attention, then a feed-forward network, each around the residual stream.
+//! One block: a half in which tokens see each other, then a feed-forward half, each around the residual stream.
 
 use lamella_codec::TensorSource;
 use rayon::prelude::*;
@@ -10,24 +10,47 @@ use crate::elementwise::add;
 use crate::feed_forward::FeedForward;
 use crate::hidden::Hidden;
 use crate::kv_cache::Cache;
-use crate::linear::OperatorLookup;
+use crate::linear::{Linear, OperatorLookup};
 use crate::norm::Norm;
-use crate::plan::BlockPlan;
+use crate::plan::{BlockPlan, MixerPlan};
+use crate::rwkv::TimeMix;
 use crate::site::Watch;
 
 /// Elements a thread takes at a time.
 const ELEMENTS: usize = 1 << 15;
 
-/// A transformer block with its weights.
-pub(crate) struct TransformerBlock {
-    attention_norm: Norm,
-    attention: Attention,
+/// The half in which tokens see each other.
+enum Mixer {
+    Attention(Attention),
+    Rwkv(TimeMix),
+}
+
+impl Mixer {
+    fn forward(
+        &self,
+        inputs: &[f32],
+        hidden: &mut Hidden,
+        index: usize,
+        caches: Option<&mut [Cache]>,
+        watch: &mut Watch<'_>,
+    ) -> Vec<f32> {
+        match self {
+            Self::Attention(attention) => attention.forward(inputs, hidden, index, caches, watch),
+            Self::Rwkv(mix) => mix.forward(inputs, hidden, index, caches, watch),
+        }
+    }
+}
+
+/// A block with its weights.
+pub(crate) struct Block {
+    mixer_norm: Norm,
+    mixer: Mixer,
     feed_forward_norm: Norm,
     feed_forward: FeedForward,
     order: NormOrder,
 }
 
-impl TransformerBlock {
+impl Block {
     pub(crate) fn load(
         plan: &BlockPlan,
         config: &TransformerConfig,
@@ -36,12 +59,26 @@ impl TransformerBlock {
     ) -> Result<Self, LmError> {
         let norm = |plan| Norm::load(plan, config.norm, config.norm_epsilon, source);
         Ok(Self {
-            attention_norm: norm(&plan.attention_norm)?,
-            attention: Attention::load(&plan.attention, config, source, operators)?,
+            mixer_norm: norm(&plan.mixer_norm)?,
+            mixer: match &plan.mixer {
+                MixerPlan::Attention(plan) => {
+                    Mixer::Attention(Attention::load(plan, config, source, operators)?)
+                }
+                MixerPlan::Rwkv(plan) => Mixer::Rwkv(TimeMix::load(plan, source, operators)?),
+            },
             feed_forward_norm: norm(&plan.feed_forward_norm)?,
             feed_forward: FeedForward::load(&plan.feed_forward, config.activation, source, operators)?,
             order: config.norm_order,
         })
+    }
+
+    /// Shows every linear of the block.
+    pub(crate) fn for_each_linear(&self, show: &mut dyn FnMut(&Linear)) {
+        match &self.mixer {
+            Mixer::Attention(attention) => attention.for_each_linear(show),
+            Mixer::Rwkv(mix) => mix.for_each_linear(show),
+        }
+        self.feed_forward.for_each_linear(show);
     }
 
     /// Runs the block over `hidden`; `index` is its place in the caches.
@@ -52,21 +89,24 @@ impl TransformerBlock {
         caches: Option<&mut [Cache]>,
         watch: &mut Watch<'_>,
     ) {
+        let mut caches = caches;
+        let mut inputs = hidden.values.clone();
         match self.order {
             NormOrder::Before => {
-                let mut inputs = hidden.values.clone();
-                self.attention_norm.rows(&mut inputs);
-                let change = self.attention.forward(&inputs, hidden, index, caches, watch);
+                self.mixer_norm.rows(&mut inputs);
+                let change = self.mixer.forward(&inputs, hidden, index, caches.as_deref_mut(), watch);
                 add_rows(&mut hidden.values, &change);
                 inputs.copy_from_slice(&hidden.values);
                 self.feed_forward_norm.rows(&mut inputs);
-                add_rows(&mut hidden.values, &self.feed_forward.forward(&inputs, watch));
+                let change = self.feed_forward.forward(&inputs, hidden, index, caches, watch);
+                add_rows(&mut hidden.values, &change);
             }
             NormOrder::After => {
-                let change = self.attention.forward(&hidden.values, hidden, index, caches, watch);
+                let change = self.mixer.forward(&inputs, hidden, index, caches.as_deref_mut(), watch);
                 add_rows(&mut hidden.values, &change);
-                self.attention_norm.rows(&mut hidden.values);
-                let change = self.feed_forward.forward(&hidden.values, watch);
+                self.mixer_norm.rows(&mut hidden.values);
+                inputs.copy_from_slice(&hidden.values);
+                let change = self.feed_forward.forward(&inputs, hidden, index, caches, watch);
                 add_rows(&mut hidden.values, &change);
                 self.feed_forward_norm.rows(&mut hidden.values);
             }

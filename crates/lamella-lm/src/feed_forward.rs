@@ -1,13 +1,16 @@
 //! The feed-forward half of a block: one network, or a few of many chosen by a router.
 
 use lamella_codec::TensorSource;
+use rayon::prelude::*;
 
 use crate::LmError;
 use crate::elementwise::{Activation, add, multiply, sigmoid, softmax};
+use crate::hidden::Hidden;
+use crate::kv_cache::Cache;
 use crate::linear::{Linear, OperatorLookup};
 use crate::plan::{DensePlan, FeedForwardPlan};
+use crate::rwkv::ChannelMix;
 use crate::site::Watch;
-use rayon::prelude::*;
 
 /// Tokens that go through at a time: bounds the wide activations of long batches.
 const TOKENS: usize = 2048;
@@ -35,6 +38,10 @@ impl Dense {
             down: Linear::load(&plan.down, source, operators)?,
             activation,
         })
+    }
+
+    fn for_each_linear(&self, show: &mut dyn FnMut(&Linear)) {
+        self.gate.iter().chain([&self.up, &self.down]).for_each(show);
     }
 
     fn forward(&self, inputs: &[f32], watch: &mut Watch<'_>) -> Vec<f32> {
@@ -71,6 +78,7 @@ impl Dense {
 /// The feed-forward half with its weights.
 pub(crate) enum FeedForward {
     Dense(Dense),
+    ChannelMix(ChannelMix),
     Experts {
         router: Linear,
         experts: Vec<Dense>,
@@ -90,6 +98,7 @@ impl FeedForward {
         let dense = |plan: &DensePlan| Dense::load(plan, activation, source, operators);
         Ok(match plan {
             FeedForwardPlan::Dense(plan) => Self::Dense(dense(plan)?),
+            FeedForwardPlan::ChannelMix(plan) => Self::ChannelMix(ChannelMix::load(plan, source, operators)?),
             FeedForwardPlan::Experts { router, experts, shared, experts_per_token, is_normalized } => {
                 Self::Experts {
                     router: Linear::load(router, source, operators)?,
@@ -105,10 +114,33 @@ impl FeedForward {
         })
     }
 
+    pub(crate) fn for_each_linear(&self, show: &mut dyn FnMut(&Linear)) {
+        match self {
+            Self::Dense(network) => network.for_each_linear(show),
+            Self::ChannelMix(network) => network.for_each_linear(show),
+            Self::Experts { router, experts, shared, .. } => {
+                show(router);
+                experts.iter().for_each(|network| network.for_each_linear(show));
+                if let Some((network, gate)) = shared {
+                    network.for_each_linear(show);
+                    show(gate);
+                }
+            }
+        }
+    }
+
     /// From normalised rows to what is added to the residual stream.
-    pub(crate) fn forward(&self, inputs: &[f32], watch: &mut Watch<'_>) -> Vec<f32> {
+    pub(crate) fn forward(
+        &self,
+        inputs: &[f32],
+        hidden: &Hidden,
+        index: usize,
+        caches: Option<&mut [Cache]>,
+        watch: &mut Watch<'_>,
+    ) -> Vec<f32> {
         match self {
             Self::Dense(network) => network.forward(inputs, watch),
+            Self::ChannelMix(network) => network.forward(inputs, hidden, index, caches, watch),
             Self::Experts { router, experts, shared, experts_per_token, is_normalized } => {
                 watch.see(&router.site, inputs);
                 let width = router.site.in_features;

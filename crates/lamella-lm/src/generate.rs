@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sampler::{Sampler, check};
 use crate::stream::TextStream;
-use crate::{Cache, LmError, Network, Tokenizer};
+use crate::{Cache, LmError, Network, Positions, Tokenizer};
 
 /// Prompt tokens that go through the network at a time.
 const PROMPT_TOKENS: usize = 1024;
@@ -255,7 +255,8 @@ fn step(
     if text.tokens.len() - start >= options.max_tokens {
         return Ok(Some(StopReason::MaxTokens));
     }
-    if cache.n_tokens() >= network.context_length() {
+    let is_bounded = network.config().positions != Positions::Order;
+    if is_bounded && cache.n_tokens() >= network.context_length() {
         return Ok(Some(StopReason::ContextFull));
     }
     Ok(None)

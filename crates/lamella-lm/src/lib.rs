@@ -10,6 +10,7 @@
 //! | Llama | llama, mistral, qwen2, qwen3 | grouped queries, sliding windows, biases, query-key norm, all rotary scalings |
 //! | experts | mixtral, qwen2_moe, qwen3_moe | routed feed-forward networks |
 //! | GPT-2 | gpt2 | learned positions, transposed weights |
+//! | RWKV | rwkv5, rwkv6, rwkv7 | arrays as rwkv.cpp names them |
 //! | encoders | bert, roberta, xlm-roberta, camembert | pooled to unit vectors |
 //!
 //! An architecture that is not listed gives [`LmError::UnknownArchitecture`].
@@ -49,10 +50,12 @@
 
 mod attention;
 mod block;
+mod check;
 mod config;
 mod elementwise;
 mod embedding;
 mod error;
+mod families;
 mod feed_forward;
 mod fields;
 pub mod generate;
@@ -66,13 +69,14 @@ mod norm;
 mod plan;
 mod product;
 mod rope;
+mod rwkv;
 mod sampler;
 mod site;
 pub mod statistics;
 mod stream;
 mod tokenizer;
 
-pub use config::{FeedForwardConfig, Naming, NormKind, NormOrder, Positions, TransformerConfig};
+pub use config::{FeedForwardConfig, Mixer, Naming, NormKind, NormOrder, Positions, TransformerConfig};
 pub use elementwise::Activation;
 pub use embedding::Pooling;
 pub use error::LmError;

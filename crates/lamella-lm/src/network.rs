@@ -8,7 +8,8 @@ use lamella_codec::{ArraySpec, TensorSource};
 use serde_json::Value;
 
 use crate::LmError;
-use crate::block::TransformerBlock;
+use crate::block::Block;
+use crate::check::{check, completed};
 use crate::config::{Positions, TransformerConfig};
 use crate::embedding::{Pooling, Table};
 use crate::hidden::Hidden;
@@ -38,7 +39,7 @@ pub struct Network {
     unused: Vec<String>,
     pooling: Pooling,
     tables: BTreeMap<String, Arc<[f32]>>,
-    blocks: Vec<Arc<TransformerBlock>>,
+    blocks: Vec<Arc<Block>>,
     head: OnceLock<Arc<Head>>,
 }
 
@@ -60,10 +61,10 @@ impl Network {
     /// [`LmError::UnknownArchitecture`] (callers may then treat the arrays without a network), bad fields, arrays
     /// that are missing, have another shape, or hold no floats; biases the configuration does not mention.
     pub fn open(config: &Value, source: Arc<dyn TensorSource>) -> Result<Self, LmError> {
-        let config = TransformerConfig::from_json(config)?;
         let specs: HashMap<&str, &ArraySpec> =
             source.arrays().iter().map(|spec| (spec.name.as_str(), spec)).collect();
-        let plan = TransformerPlan::new(&config, &|name| specs.contains_key(name));
+        let config = TransformerConfig::from_json(&completed(config, &specs))?;
+        let plan = TransformerPlan::new(&config, &|name| Some(specs.get(name)?.shape.clone()));
         let linears = plan.linears();
         check(&config.architecture, &specs, &linears, &plan.others)?;
         let used: HashSet<&str> = linears
@@ -122,6 +123,19 @@ impl Network {
     /// Whether all weights are in memory.
     pub fn is_resident(&self) -> bool {
         self.blocks.len() == self.n_blocks()
+    }
+    /// Bytes of all weights in memory; 0 unless [resident](Network::resident). A tied head counts once.
+    pub fn resident_bytes(&self) -> usize {
+        let mut bytes = self.tables.values().map(|table| size_of_val(&table[..])).sum();
+        let mut count = |linear: &Linear| bytes += linear.resident_bytes();
+        for block in &self.blocks {
+            block.for_each_linear(&mut count);
+        }
+        if let (true, Some(head)) = (self.is_resident(), self.head.get()) {
+            let own = head.linear.iter().filter(|linear| !self.tables.contains_key(&linear.site.weight));
+            own.for_each(count);
+        }
+        bytes
     }
     /// Decoder or encoder.
     pub fn family(&self) -> Family {
@@ -263,7 +277,7 @@ impl Network {
                 };
                 starts.iter().copied().zip(lengths).map(table).collect()
             }
-            Positions::Learned { .. } => Vec::new(),
+            Positions::Learned { .. } | Positions::Order => Vec::new(),
         };
         Ok(Hidden {
             values,
@@ -284,12 +298,12 @@ impl Network {
         index: usize,
         source: &dyn TensorSource,
         operators: &OperatorLookup<'_>,
-    ) -> Result<TransformerBlock, LmError> {
+    ) -> Result<Block, LmError> {
         let plan = self.plan.blocks.get(index).ok_or(LmError::Block { index, n_blocks: self.n_blocks() })?;
-        TransformerBlock::load(plan, &self.config, source, operators)
+        Block::load(plan, &self.config, source, operators)
     }
 
-    fn own_block(&self, index: usize) -> Result<Arc<TransformerBlock>, LmError> {
+    fn own_block(&self, index: usize) -> Result<Arc<Block>, LmError> {
         match self.blocks.get(index) {
             Some(block) => Ok(block.clone()),
             None => Ok(Arc::new(self.load_block(index, &*self.source, &|_| None)?)),
@@ -475,56 +489,6 @@ impl Network {
     pub fn embed(&self, hidden: &Hidden) -> Vec<Vec<f32>> {
         self.pooling.pool(hidden)
     }
-}
-
-/// Checks that every array exists, holds floats and has the right shape.
-fn check(
-    architecture: &str,
-    specs: &HashMap<&str, &ArraySpec>,
-    linears: &[LinearSite],
-    others: &[(String, Vec<usize>)],
-) -> Result<(), LmError> {
-    let one = |name: &str, expected: &[usize]| -> Result<(), LmError> {
-        let spec = specs.get(name).ok_or_else(|| LmError::MissingArray {
-            architecture: architecture.to_owned(),
-            name: name.to_owned(),
-        })?;
-        if spec.shape != expected {
-            return Err(LmError::Shape {
-                name: name.to_owned(),
-                expected: expected.to_vec(),
-                found: spec.shape.clone(),
-            });
-        }
-        if !spec.dtype.is_float() {
-            return Err(lamella_codec::ArrayError::NotFloat {
-                name: name.to_owned(),
-                dtype: spec.dtype.name(),
-            }
-            .into());
-        }
-        Ok(())
-    };
-    for (name, shape) in others {
-        one(name, shape)?;
-    }
-    for site in linears {
-        one(&site.weight, &site.stored_shape())?;
-        match &site.bias {
-            Some(bias) => one(bias, &[site.out_features])?,
-            None => {
-                let stem = site.weight.strip_suffix(".weight").unwrap_or(&site.weight);
-                let bias = format!("{stem}.bias");
-                if specs.contains_key(bias.as_str()) {
-                    return Err(LmError::UnexpectedArray {
-                        architecture: architecture.to_owned(),
-                        name: bias,
-                    });
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 // Networks are shared between threads: evaluation runs batches side by side.

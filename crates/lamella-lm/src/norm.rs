@@ -44,15 +44,24 @@ impl Norm {
 
     /// Normalises one row in place.
     pub(crate) fn row(&self, row: &mut [f32]) {
-        let (mean, scale) = match self.kind {
-            NormKind::RootMeanSquare => (0.0, 1.0 / (dot(row, row) / row.len() as f32 + self.epsilon).sqrt()),
-            NormKind::Layer => {
-                let (mean, variance) = moments(row);
-                (mean, 1.0 / (variance + self.epsilon).sqrt())
+        self.groups(row, row.len());
+    }
+
+    /// Normalises every `width` features of a row by themselves, then scales and shifts the whole row.
+    pub(crate) fn groups(&self, row: &mut [f32], width: usize) {
+        for (group, weight) in row.chunks_exact_mut(width).zip(self.weight.chunks_exact(width)) {
+            let (mean, scale) = match self.kind {
+                NormKind::RootMeanSquare => {
+                    (0.0, 1.0 / (dot(group, group) / width as f32 + self.epsilon).sqrt())
+                }
+                NormKind::Layer => {
+                    let (mean, variance) = moments(group);
+                    (mean, 1.0 / (variance + self.epsilon).sqrt())
+                }
+            };
+            for (x, w) in group.iter_mut().zip(weight) {
+                *x = (*x - mean) * scale * w;
             }
-        };
-        for (x, w) in row.iter_mut().zip(&self.weight) {
-            *x = (*x - mean) * scale * w;
         }
         if let Some(bias) = &self.bias {
             for (x, b) in row.iter_mut().zip(bias) {

@@ -1,8 +1,15 @@
 //! Which arrays a transformer is made of: names and shapes by family.
 
-use crate::config::{FeedForwardConfig, Naming, NormKind, Positions, TransformerConfig};
+use crate::config::{FeedForwardConfig, Mixer, Naming, NormKind, Positions, TransformerConfig};
 use crate::norm::NormPlan;
+use crate::rwkv::{ChannelMixPlan, TimeMixPlan};
 use crate::site::{LinearSite, Role};
+
+/// An array that is not a linear, and the shape it needs. A vector may carry further axes: only its length counts.
+pub(crate) type Needed = (String, Vec<usize>);
+
+/// Looks up an array's shape in the checkpoint.
+pub(crate) type Shapes<'a> = dyn Fn(&str) -> Option<Vec<usize>> + 'a;
 
 /// Arrays of one attention module.
 #[derive(Debug, Clone)]
@@ -26,6 +33,7 @@ pub(crate) struct DensePlan {
 #[derive(Debug, Clone)]
 pub(crate) enum FeedForwardPlan {
     Dense(DensePlan),
+    ChannelMix(ChannelMixPlan),
     Experts {
         router: LinearSite,
         experts: Vec<DensePlan>,
@@ -36,12 +44,19 @@ pub(crate) enum FeedForwardPlan {
     },
 }
 
+/// Arrays of the half of a block in which tokens see each other.
+#[derive(Debug, Clone)]
+pub(crate) enum MixerPlan {
+    Attention(AttentionPlan),
+    Rwkv(TimeMixPlan),
+}
+
 /// Arrays of one block.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockPlan {
-    pub(crate) attention_norm: NormPlan,
+    pub(crate) mixer_norm: NormPlan,
     pub(crate) feed_forward_norm: NormPlan,
-    pub(crate) attention: AttentionPlan,
+    pub(crate) mixer: MixerPlan,
     pub(crate) feed_forward: FeedForwardPlan,
 }
 
@@ -58,22 +73,28 @@ pub(crate) struct TransformerPlan {
     pub(crate) final_norm: Option<NormPlan>,
     pub(crate) head: Option<LinearSite>,
     /// Arrays that are not linears, with the shapes they need.
-    pub(crate) others: Vec<(String, Vec<usize>)>,
+    pub(crate) others: Vec<Needed>,
 }
 
 /// Prefixes under which a family's arrays may stand, and the array that tells which it is.
-fn prefix(naming: Naming, exists: &dyn Fn(&str) -> bool) -> &'static str {
+fn prefix(naming: Naming, shape: &Shapes<'_>) -> &'static str {
     let (candidates, landmark): (&[&str], &str) = match naming {
         Naming::Llama | Naming::Mixtral => (&["model.", ""], "embed_tokens.weight"),
         Naming::Gpt2 => (&["transformer.", ""], "wte.weight"),
         Naming::Bert => (&["", "bert.", "roberta."], "embeddings.word_embeddings.weight"),
+        Naming::Rwkv => (&[""], "emb.weight"),
     };
-    candidates.iter().copied().find(|prefix| exists(&format!("{prefix}{landmark}"))).unwrap_or(candidates[0])
+    candidates
+        .iter()
+        .copied()
+        .find(|prefix| shape(&format!("{prefix}{landmark}")).is_some())
+        .unwrap_or(candidates[0])
 }
 
 /// Builds sites of one block.
 struct Builder<'a> {
     config: &'a TransformerConfig,
+    shape: &'a Shapes<'a>,
     block: usize,
     /// Name of the block with a dot at the end.
     base: String,
@@ -122,7 +143,7 @@ impl Builder<'_> {
             ]
         };
         let (query_key_value, output) = match config.naming {
-            Naming::Llama | Naming::Mixtral => {
+            Naming::Llama | Naming::Mixtral | Naming::Rwkv => {
                 (each(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]), "self_attn.o_proj")
             }
             Naming::Bert => (
@@ -169,16 +190,49 @@ impl Builder<'_> {
         }
     }
 
+    /// A linear named in full, as RWKV's arrays are.
+    fn named(&self, array: &str, input: &str, shape: (usize, usize), role: Role) -> LinearSite {
+        let mut site = self.site("", input, shape, role, false);
+        site.weight = format!("{}{array}", self.base);
+        site
+    }
+
+    fn channel_mix(&self, version: u8, intermediate: usize) -> FeedForwardPlan {
+        let widths = (self.config.hidden_size, intermediate);
+        let site = |array: &str, input: &str, shape, role| self.named(array, input, shape, role);
+        FeedForwardPlan::ChannelMix(ChannelMixPlan::new(version, &self.base, widths, &site))
+    }
+
+    fn mixer(&self) -> MixerPlan {
+        match self.config.mixer {
+            Mixer::Attention => MixerPlan::Attention(self.attention()),
+            Mixer::Rwkv(version) => {
+                let widths = (self.config.hidden_size, self.config.n_heads);
+                let site = |array: &str, input: &str, shape, role| self.named(array, input, shape, role);
+                MixerPlan::Rwkv(TimeMixPlan::new(version, self.block, &self.base, widths, &site, self.shape))
+            }
+        }
+    }
+
     fn feed_forward(&self) -> FeedForwardPlan {
         let config = self.config;
         match &config.feed_forward[self.block] {
             &FeedForwardConfig::Dense { intermediate_size } => {
                 let names = match config.naming {
-                    Naming::Llama | Naming::Mixtral => ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
+                    Naming::Llama | Naming::Mixtral | Naming::Rwkv => {
+                        ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+                    }
                     Naming::Gpt2 => ["", "mlp.c_fc", "mlp.c_proj"],
                     Naming::Bert => ["", "intermediate.dense", "output.dense"],
                 };
                 FeedForwardPlan::Dense(self.dense(names, "feed_forward_input", "", intermediate_size))
+            }
+            &FeedForwardConfig::ChannelMix { intermediate_size } => {
+                let Mixer::Rwkv(version) = config.mixer else {
+                    // A channel mix only ever stands in an RWKV block; its newest form is as good as any.
+                    return self.channel_mix(7, intermediate_size);
+                };
+                self.channel_mix(version, intermediate_size)
             }
             &FeedForwardConfig::Experts {
                 n_experts,
@@ -229,15 +283,16 @@ impl Builder<'_> {
     }
 
     fn block(&self) -> BlockPlan {
-        let (attention_norm, feed_forward_norm) = match self.config.naming {
+        let (mixer_norm, feed_forward_norm) = match self.config.naming {
+            Naming::Rwkv => ("ln1", "ln2"),
             Naming::Llama | Naming::Mixtral => ("input_layernorm", "post_attention_layernorm"),
             Naming::Gpt2 => ("ln_1", "ln_2"),
             Naming::Bert => ("attention.output.LayerNorm", "output.LayerNorm"),
         };
         BlockPlan {
-            attention_norm: self.norm(attention_norm),
+            mixer_norm: self.norm(mixer_norm),
             feed_forward_norm: self.norm(feed_forward_norm),
-            attention: self.attention(),
+            mixer: self.mixer(),
             feed_forward: self.feed_forward(),
         }
     }
@@ -251,13 +306,14 @@ fn norm_plan(config: &TransformerConfig, module: &str) -> NormPlan {
 }
 
 impl TransformerPlan {
-    /// Names every array of the network; `exists` tells which names the checkpoint holds.
-    pub(crate) fn new(config: &TransformerConfig, exists: &dyn Fn(&str) -> bool) -> Self {
-        let prefix = prefix(config.naming, exists);
+    /// Names every array of the network; `shape` tells which names the checkpoint holds.
+    pub(crate) fn new(config: &TransformerConfig, shape: &Shapes<'_>) -> Self {
+        let prefix = prefix(config.naming, shape);
         let hidden = config.hidden_size;
         let (tokens, positions, types, layers, last) = match config.naming {
             Naming::Llama | Naming::Mixtral => ("embed_tokens", "", "", "layers", Some("norm")),
             Naming::Gpt2 => ("wte", "wpe", "", "h", Some("ln_f")),
+            Naming::Rwkv => ("emb", "", "", "blocks", Some("ln_out")),
             Naming::Bert => (
                 "embeddings.word_embeddings",
                 "embeddings.position_embeddings",
@@ -274,14 +330,18 @@ impl TransformerPlan {
         };
         let position_embedding = match config.positions {
             Positions::Learned { rows, .. } => Some(table(positions, rows)),
-            Positions::Rotary(_) => None,
+            Positions::Rotary(_) | Positions::Order => None,
         };
         let type_embedding = (config.type_vocab_size > 0).then(|| table(types, config.type_vocab_size));
-        let embedding_norm =
-            last.is_none().then(|| norm_plan(config, &format!("{prefix}embeddings.LayerNorm")));
+        let embedding_norm = match config.naming {
+            Naming::Bert => Some("embeddings.LayerNorm"),
+            Naming::Rwkv => Some("blocks.0.ln0"),
+            _ => None,
+        };
+        let embedding_norm = embedding_norm.map(|module| norm_plan(config, &format!("{prefix}{module}")));
         let final_norm = last.map(|module| norm_plan(config, &format!("{prefix}{module}")));
         let blocks: Vec<BlockPlan> = (0..config.n_blocks)
-            .map(|block| Builder { config, block, base: format!("{prefix}{layers}.{block}.") }.block())
+            .map(|block| Builder { config, shape, block, base: format!("{prefix}{layers}.{block}.") }.block())
             .collect();
         let mut norm = |plan: &NormPlan| {
             others.push((plan.weight.clone(), vec![hidden]));
@@ -289,15 +349,28 @@ impl TransformerPlan {
         };
         embedding_norm.iter().chain(&final_norm).for_each(&mut norm);
         for block in &blocks {
-            norm(&block.attention_norm);
+            norm(&block.mixer_norm);
             norm(&block.feed_forward_norm);
         }
-        for attention in blocks.iter().map(|block| &block.attention) {
-            let names = attention.query_norm.iter().chain(&attention.key_norm);
-            others.extend(names.map(|name| (name.clone(), vec![config.head_dim])));
+        for block in &blocks {
+            match &block.mixer {
+                MixerPlan::Attention(attention) => {
+                    let names = attention.query_norm.iter().chain(&attention.key_norm);
+                    others.extend(names.map(|name| (name.clone(), vec![config.head_dim])));
+                }
+                MixerPlan::Rwkv(plan) => others.extend(plan.others()),
+            }
+            if let FeedForwardPlan::ChannelMix(plan) = &block.feed_forward {
+                others.extend(plan.others());
+            }
         }
+        let head_name = match config.naming {
+            _ if config.is_tied => name(tokens),
+            Naming::Rwkv => "head.weight".to_owned(),
+            _ => "lm_head.weight".to_owned(),
+        };
         let head = final_norm.is_some().then(|| LinearSite {
-            weight: if config.is_tied { name(tokens) } else { "lm_head.weight".to_owned() },
+            weight: head_name,
             bias: None,
             input: "head_input".to_owned(),
             block: None,
@@ -327,10 +400,16 @@ impl TransformerPlan {
             sites.extend([plan.up.clone(), plan.down.clone()]);
         };
         for block in &self.blocks {
-            sites.extend(block.attention.query_key_value.iter().cloned());
-            sites.push(block.attention.output.clone());
+            match &block.mixer {
+                MixerPlan::Attention(attention) => {
+                    sites.extend(attention.query_key_value.iter().cloned());
+                    sites.push(attention.output.clone());
+                }
+                MixerPlan::Rwkv(plan) => sites.extend(plan.sites().cloned()),
+            }
             match &block.feed_forward {
                 FeedForwardPlan::Dense(plan) => dense(&mut sites, plan),
+                FeedForwardPlan::ChannelMix(plan) => sites.extend(plan.sites().cloned()),
                 FeedForwardPlan::Experts { router, experts, shared, .. } => {
                     sites.push(router.clone());
                     experts.iter().for_each(|plan| dense(&mut sites, plan));

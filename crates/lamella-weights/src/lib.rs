@@ -11,7 +11,9 @@
 
 pub mod compress;
 pub mod distortion;
+pub mod evaluate;
 pub mod grouped;
+pub mod house;
 pub mod matrix;
 pub mod open;
 pub mod systems;

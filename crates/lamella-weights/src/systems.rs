@@ -2,13 +2,14 @@
 
 mod exact;
 mod gptq;
+mod house;
 mod rtn;
 
 use lamella_codec::{Registration, System};
 
 /// Every codec of this wing that recipes can name.
 pub fn codecs() -> Vec<Registration> {
-    vec![exact::registration(), rtn::registration(), gptq::registration()]
+    vec![exact::registration(), rtn::registration(), gptq::registration(), house::registration()]
 }
 
 /// Every built system of this wing.

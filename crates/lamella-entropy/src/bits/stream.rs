@@ -94,6 +94,15 @@ impl<'a> BitReader<'a> {
         Ok(value as u32)
     }
 
+    /// The next `width` bits (at most 32) without taking them; zeros beyond the end.
+    pub fn peek(&mut self, width: u32) -> u32 {
+        let width = width.min(32);
+        if self.count < width {
+            self.fill();
+        }
+        (self.pending & ((1 << width) - 1)) as u32
+    }
+
     /// Reads ones up to a zero, at most `limit` of them.
     ///
     /// # Errors

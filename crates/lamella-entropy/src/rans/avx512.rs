@@ -53,9 +53,20 @@ impl Kernel {
         symbols: &[u8],
     ) -> usize {
         let Ok(entries) = <&[EncodeEntry; 256]>::try_from(entries) else { return symbols.len() };
+        let target =
+            Target { states: &mut writer.states, buffer: &mut writer.buffer, start: &mut writer.start };
         // SAFETY: `self` proves the features.
         unsafe {
-            encode_rounds(&mut writer.states, &mut writer.buffer, &mut writer.start, entries, bits, symbols)
+            match Lookup::of(entries) {
+                Lookup::Permute { first, width: 32 } => {
+                    encode_rounds::<2>(target, entries, first, bits, symbols)
+                }
+                Lookup::Permute { first, width: 64 } => {
+                    encode_rounds::<4>(target, entries, first, bits, symbols)
+                }
+                Lookup::Permute { first, .. } => encode_rounds::<8>(target, entries, first, bits, symbols),
+                Lookup::Gather => encode_rounds::<1>(target, entries, 0, bits, symbols),
+            }
         }
     }
 }
@@ -121,14 +132,65 @@ unsafe fn decode_rounds<const BITS: u32, const K: usize>(mut segments: [Segment<
     done
 }
 
+/// Where the encoder finds the entries of 16 symbols.
+enum Lookup {
+    /// In 256 entries, by gathers of 64 bits.
+    Gather,
+    /// In the 32, 64 or 128 entries from this symbol on, held in registers and picked by permutations: a gather of
+    /// sixteen costs about 26 micro-operations, a pick among 64 entries three.
+    Permute { first: u32, width: usize },
+}
+
+impl Lookup {
+    fn of(entries: &[EncodeEntry; 256]) -> Self {
+        let first = entries.iter().position(|entry| entry.frequency() > 0).unwrap_or(0);
+        let last = entries.iter().rposition(|entry| entry.frequency() > 0).unwrap_or(0);
+        // A window must lie inside the 256 entries.
+        let fit = |width: usize| Self::Permute { first: first.min(256 - width) as u32, width };
+        match last - first.min(last) {
+            0..32 => fit(32),
+            32..64 => fit(64),
+            64..128 => fit(128),
+            _ => Self::Gather,
+        }
+    }
+}
+
+/// Words of `T` 16-entry vectors picked by index.
+#[target_feature(enable = "avx512f")]
+fn pick<const T: usize>(tables: &[__m512i; T], index: __m512i) -> __m512i {
+    let mut level = *tables;
+    // The first step picks among pairs by index bits 0 to 4, each further one by the next bit.
+    let mut count = T / 2;
+    for pair in 0..count {
+        level[pair] = _mm512_permutex2var_epi32(level[2 * pair], index, level[2 * pair + 1]);
+    }
+    let mut bit = 32;
+    while count > 1 {
+        count /= 2;
+        let upper = _mm512_test_epi32_mask(index, _mm512_set1_epi32(bit));
+        for pair in 0..count {
+            level[pair] = _mm512_mask_mov_epi32(level[2 * pair], upper, level[2 * pair + 1]);
+        }
+        bit *= 2;
+    }
+    level[0]
+}
+
+/// States, buffer and its first used byte, on their way through the encoder.
+struct Target<'a> {
+    states: &'a mut [u32; 32],
+    buffer: &'a mut [u8],
+    start: &'a mut usize,
+}
+
 /// # Safety
 /// The features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
-unsafe fn encode_rounds(
-    states: &mut [u32; 32],
-    buffer: &mut [u8],
-    start: &mut usize,
+unsafe fn encode_rounds<const T: usize>(
+    target: Target<'_>,
     entries: &[EncodeEntry; 256],
+    first: u32,
     bits: u32,
     symbols: &[u8],
 ) -> usize {
@@ -138,26 +200,65 @@ unsafe fn encode_rounds(
     let thirty_two = _mm512_set1_epi64(32);
     let high_half = _mm512_set1_epi64(!0xffff_ffff);
     let low_half = _mm512_set1_epi64(0xffff_ffff);
-    let base = entries.as_ptr().cast::<i32>();
+    let byte = _mm256_set1_epi32(0xff);
+    let base = entries.as_ptr().cast::<i64>();
+    // The window of entries as vectors of packed words and of reciprocals; unused (and T = 1) for gathers.
+    let mut packed_table = [_mm512_setzero_si512(); T];
+    let mut reciprocal_table = [_mm512_setzero_si512(); T];
+    if T > 1 {
+        for (index, (packed, reciprocal)) in packed_table.iter_mut().zip(&mut reciprocal_table).enumerate() {
+            let window = &entries[first as usize + 16 * index..first as usize + 16 * index + 16];
+            let mut words = [[0u32; 16]; 2];
+            for (lane, entry) in window.iter().enumerate() {
+                words[0][lane] = entry.packed;
+                words[1][lane] = entry.reciprocal;
+            }
+            // SAFETY: both arrays are 64 readable bytes.
+            unsafe {
+                *packed = _mm512_loadu_si512(words[0].as_ptr().cast());
+                *reciprocal = _mm512_loadu_si512(words[1].as_ptr().cast());
+            }
+        }
+    }
+    let first_symbol = _mm512_set1_epi32(first as i32);
+    let width = _mm512_set1_epi32(16 * T as i32);
     let mut x = [_mm512_setzero_si512(); 2];
-    for (vector, sixteen) in x.iter_mut().zip(states.chunks_exact(16)) {
+    for (vector, sixteen) in x.iter_mut().zip(target.states.chunks_exact(16)) {
         // SAFETY: `sixteen` is 64 readable bytes.
         *vector = unsafe { _mm512_loadu_si512(sixteen.as_ptr().cast()) };
     }
+    let mut start = *target.start;
     let mut left = symbols.len() / 32 * 32;
     // A round writes at most 64 bytes.
-    while left >= 32 && *start >= 64 {
+    while left >= 32 && start >= 64 {
         let mut packed = [_mm512_setzero_si512(); 2];
-        let mut reciprocal = [_mm512_setzero_si512(); 2];
+        // Reciprocals of even and of odd lanes, each in the low half of 64 bits.
+        let mut even_reciprocal = [_mm512_setzero_si512(); 2];
+        let mut odd_reciprocal = [_mm512_setzero_si512(); 2];
         let mut uncodable = 0u16;
         for half in 0..2 {
             // SAFETY: symbols `left - 32` to `left - 1` exist; this half is 16 of them.
             let raw = unsafe { _mm_loadu_si128(symbols.as_ptr().add(left - 32 + 16 * half).cast()) };
-            let index = _mm512_cvtepu8_epi32(raw);
-            // SAFETY: an index is at most 255, an entry is 8 bytes, the table has 256.
-            packed[half] = unsafe { _mm512_i32gather_epi32::<8>(index, base) };
-            // SAFETY: as above; the reciprocal is the second word of an entry.
-            reciprocal[half] = unsafe { _mm512_i32gather_epi32::<8>(index, base.add(1)) };
+            if T > 1 {
+                let index = _mm512_sub_epi32(_mm512_cvtepu8_epi32(raw), first_symbol);
+                uncodable |= _mm512_cmpge_epu32_mask(index, width);
+                packed[half] = pick(&packed_table, index);
+                let reciprocal = pick(&reciprocal_table, index);
+                even_reciprocal[half] = reciprocal;
+                odd_reciprocal[half] = _mm512_srli_epi64::<32>(reciprocal);
+            } else {
+                let pairs = _mm256_cvtepu16_epi32(raw);
+                // SAFETY: an index is at most 255, an entry is 8 bytes, the table has 256.
+                let (even, odd) = unsafe {
+                    (
+                        _mm512_i32gather_epi64::<8>(_mm256_and_si256(pairs, byte), base),
+                        _mm512_i32gather_epi64::<8>(_mm256_srli_epi32::<8>(pairs), base),
+                    )
+                };
+                packed[half] = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64::<32>(odd));
+                even_reciprocal[half] = _mm512_srli_epi64::<32>(even);
+                odd_reciprocal[half] = _mm512_srli_epi64::<32>(odd);
+            }
             uncodable |= _mm512_testn_epi32_mask(packed[half], low_mask);
         }
         if uncodable != 0 {
@@ -167,21 +268,20 @@ unsafe fn encode_rounds(
             let frequency = _mm512_and_si512(packed[half], low_mask);
             let full = _mm512_cmpge_epu32_mask(_mm512_srl_epi32(x[half], top_shift), frequency);
             let count = full.count_ones() as usize;
-            *start -= 2 * count;
+            start = start.wrapping_sub(2 * count);
             let words = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, x[half]));
             // SAFETY: `count` words fit between `start` and what was written before; at least 64 bytes were free.
             unsafe {
-                _mm256_mask_storeu_epi16(
-                    buffer.as_mut_ptr().add(*start).cast(),
-                    ((1u32 << count) - 1) as u16,
-                    words,
-                );
+                let place = target.buffer.as_mut_ptr().add(start).cast();
+                _mm256_mask_storeu_epi16(place, (1u32 << count).wrapping_sub(1) as u16, words);
             }
             let state = _mm512_mask_srli_epi32::<16>(x[half], full, x[half]);
-            let even_product =
-                _mm512_add_epi64(_mm512_mul_epu32(state, reciprocal[half]), _mm512_slli_epi64::<32>(state));
+            let even_product = _mm512_add_epi64(
+                _mm512_mul_epu32(state, even_reciprocal[half]),
+                _mm512_slli_epi64::<32>(state),
+            );
             let odd_product = _mm512_add_epi64(
-                _mm512_mul_epu32(_mm512_srli_epi64::<32>(state), _mm512_srli_epi64::<32>(reciprocal[half])),
+                _mm512_mul_epu32(_mm512_srli_epi64::<32>(state), odd_reciprocal[half]),
                 _mm512_and_si512(state, high_half),
             );
             let even_shift = _mm512_srli_epi64::<24>(_mm512_and_si512(packed[half], low_half));
@@ -195,7 +295,8 @@ unsafe fn encode_rounds(
         }
         left -= 32;
     }
-    for (vector, sixteen) in x.iter().zip(states.chunks_exact_mut(16)) {
+    *target.start = start;
+    for (vector, sixteen) in x.iter().zip(target.states.chunks_exact_mut(16)) {
         // SAFETY: `sixteen` is 64 writable bytes.
         unsafe { _mm512_storeu_si512(sixteen.as_mut_ptr().cast(), *vector) };
     }

@@ -111,36 +111,33 @@ fn precision_for(symbols: usize) -> u32 {
     }
 }
 
-/// Counts of the 256 symbols, in four tables so that equal neighbours do not wait for each other.
+/// Counts of the 256 symbols.
+///
+/// Long input is counted in pairs of neighbours: half as many increments, and equal symbols rarely wait for each other.
 pub(crate) fn histogram(symbols: &[u8]) -> [u64; 256] {
     let mut total = [0u64; 256];
+    let (pairs, rest) =
+        if symbols.len() < 1 << 20 { (&[][..], symbols) } else { symbols.split_at(symbols.len() & !7) };
     // 32-bit counts cannot overflow within a block.
-    for block in symbols.chunks(1 << 30) {
-        let mut counts = [[0u32; 256]; 4];
-        let mut count = |table: usize, symbol: u64| {
-            let slot = &mut counts[table][symbol as usize & 255];
-            *slot = slot.wrapping_add(1);
-        };
-        let mut chunks = block.chunks_exact(8);
-        for eight in &mut chunks {
+    for block in pairs.chunks(1 << 32) {
+        let mut counts = vec![0u32; 1 << 16];
+        let Ok(counts) = <&mut [u32; 1 << 16]>::try_from(counts.as_mut_slice()) else { break };
+        for eight in block.chunks_exact(8) {
             let mut word = [0; 8];
             word.copy_from_slice(eight);
             let word = u64::from_le_bytes(word);
-            count(0, word);
-            count(1, word >> 8);
-            count(2, word >> 16);
-            count(3, word >> 24);
-            count(0, word >> 32);
-            count(1, word >> 40);
-            count(2, word >> 48);
-            count(3, word >> 56);
+            for shift in [0, 16, 32, 48] {
+                let slot = &mut counts[usize::from((word >> shift) as u16)];
+                *slot = slot.wrapping_add(1);
+            }
         }
-        for &symbol in chunks.remainder() {
-            count(0, u64::from(symbol));
+        for (pair, &count) in counts.iter().enumerate() {
+            total[pair & 255] += u64::from(count);
+            total[pair >> 8] += u64::from(count);
         }
-        for (symbol, sum) in total.iter_mut().enumerate() {
-            *sum += counts.iter().map(|table| u64::from(table[symbol])).sum::<u64>();
-        }
+    }
+    for &symbol in rest {
+        total[usize::from(symbol)] += 1;
     }
     total
 }

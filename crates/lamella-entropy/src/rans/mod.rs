@@ -57,7 +57,7 @@ use plain::Writer;
 use rayon::prelude::*;
 
 /// Symbols per chunk of a long payload.
-pub const CHUNK_SYMBOLS: usize = 1 << 19;
+pub const CHUNK_SYMBOLS: usize = 1 << 20;
 
 /// How many coder states take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

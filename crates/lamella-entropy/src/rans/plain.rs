@@ -17,7 +17,7 @@
 
 use super::Lanes;
 use super::assignment::Part;
-use super::table::{DecodeTables, EncodeTables};
+use super::table::{DecodeTables, EncodeEntry, EncodeTables};
 use crate::error::{Error, Result, corrupt};
 
 /// States below this take in a word.
@@ -91,18 +91,20 @@ impl<'a> Reader<'a> {
         let mut states = [0u32; L];
         states.copy_from_slice(&self.states[..L]);
         let mut words = self.words;
-        let mask = (1u32 << bits) - 1;
+        let mask = entries.len() - 1;
         for round in rest.chunks_exact_mut(L).take(rounds) {
             let Some(window) = words.get(..2 * L) else { break };
-            let mut used = 0;
+            let mut used = 0usize;
             for (state, symbol) in states.iter_mut().zip(round.iter_mut()) {
-                let entry = entries[(*state & mask) as usize];
+                let entry = entries[*state as usize & mask];
                 *symbol = entry as u8;
                 let x = (entry >> 8 & 0xfff).wrapping_mul(*state >> bits).wrapping_add(entry >> 20);
-                let word = u32::from(u16::from_le_bytes([window[used], window[used + 1]]));
-                let is_low = x < LOW;
-                *state = if is_low { x << 16 | word } else { x };
-                used = (used + 2 * usize::from(is_low)) & (4 * L - 1);
+                // Without a branch: which lanes are low is as good as random.
+                let place = used & (2 * L - 2);
+                let word = u32::from(u16::from_le_bytes([window[place], window[place | 1]]));
+                let is_low = u32::from(x < LOW);
+                *state = x << (16 * is_low) | (word & is_low.wrapping_neg());
+                used = used.wrapping_add(2 * is_low as usize);
             }
             words = &words[used.min(2 * L)..];
             done += L;
@@ -180,7 +182,7 @@ impl Writer {
         &self.buffer[self.start..]
     }
 
-    /// Encodes `symbols` backwards with one table; the first of them belongs to lane `lane`.
+    /// Encodes `symbols` backwards with one table; the first of them belongs to lane `lane` and has this position.
     pub(super) fn encode_run(
         &mut self,
         tables: &EncodeTables,
@@ -189,29 +191,74 @@ impl Writer {
         symbols: &[u8],
         position: usize,
     ) -> Result<()> {
+        let Some(Ok(entries)) = tables.entries.get(256 * table..256 * (table + 1)).map(<&[_; 256]>::try_from)
+        else {
+            return Err(corrupt("table index"));
+        };
         let bits = tables.probability_bits;
-        let entries = &tables.entries[table * 256..(table + 1) * 256];
-        let lanes = self.lanes.count();
+        match self.lanes {
+            Lanes::One => self.run::<1>(entries, bits, lane, symbols, position),
+            Lanes::Four => self.run::<4>(entries, bits, lane, symbols, position),
+            Lanes::Eight => self.run::<8>(entries, bits, lane, symbols, position),
+            Lanes::ThirtyTwo => self.run::<32>(entries, bits, lane, symbols, position),
+        }
+    }
+
+    fn run<const L: usize>(
+        &mut self,
+        entries: &[EncodeEntry; 256],
+        bits: u32,
+        lane: usize,
+        symbols: &[u8],
+        position: usize,
+    ) -> Result<()> {
+        let mut states = [0u32; L];
+        states.copy_from_slice(&self.states[..L]);
+        // Backwards: what is left of the last round, whole rounds, what is there of the first.
+        let head = ((L - lane % L) % L).min(symbols.len());
+        let (first, rest) = symbols.split_at(head);
+        let whole = rest.len() / L * L;
+        let (rounds, last) = rest.split_at(whole);
+        self.stretch(entries, bits, &mut states[..last.len()], last, position + head + whole)?;
+        for (index, round) in rounds.chunks_exact(L).enumerate().rev() {
+            self.stretch(entries, bits, &mut states, round, position + head + L * index)?;
+        }
+        let lane = lane % L;
+        self.stretch(entries, bits, &mut states[lane..lane + head], first, position)?;
+        self.states[..L].copy_from_slice(&states);
+        Ok(())
+    }
+
+    /// At most one round: a symbol for each of these lanes, the last lane first.
+    #[inline(always)]
+    fn stretch(
+        &mut self,
+        entries: &[EncodeEntry; 256],
+        bits: u32,
+        states: &mut [u32],
+        symbols: &[u8],
+        position: usize,
+    ) -> Result<()> {
         let complement = 1u32 << bits;
-        let mut lane = (lane + symbols.len()) % lanes;
-        for (index, &symbol) in symbols.iter().enumerate().rev() {
-            lane = if lane == 0 { lanes - 1 } else { lane - 1 };
+        let mut start = self.start;
+        for (index, (state, &symbol)) in states.iter_mut().zip(symbols).enumerate().rev() {
             let entry = entries[usize::from(symbol)];
             let frequency = entry.frequency();
             if frequency == 0 {
                 return Err(Error::UncodableSymbol { symbol: u32::from(symbol), position: position + index });
             }
-            let mut x = self.states[lane];
-            if x >> (32 - bits) >= frequency {
-                self.start -= 2;
-                self.buffer[self.start..self.start + 2].copy_from_slice(&(x as u16).to_le_bytes());
-                x >>= 16;
-            }
+            let mut x = *state;
+            // Written in any case and kept only where the state is full: cheaper than a branch that is often wrong.
+            let is_full = x >> (32 - bits) >= frequency;
+            self.buffer[start - 2..start].copy_from_slice(&(x as u16).to_le_bytes());
+            start -= 2 * usize::from(is_full);
+            x >>= 16 * u32::from(is_full);
             let quotient = entry.divide(x);
-            self.states[lane] = x
+            *state = x
                 .wrapping_add(quotient.wrapping_mul(complement - frequency))
                 .wrapping_add(entry.cumulative());
         }
+        self.start = start;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::wire::{Reader, put_text, put_varint, unzigzag, zigzag};
 use crate::{ManifestError, TextCoding, names};
 
 /// Writes the description of a manifest that has been validated.
-pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
+pub(crate) fn encode(manifest: &Manifest) -> Vec<u8> {
     let mut out = Vec::new();
     put_text(&mut out, &manifest.budget);
     put_pairs(&mut out, &manifest.metadata);

@@ -16,7 +16,9 @@ use crate::limits::{
     MAX_SIDE_BYTES, MAX_TEXT_BYTES,
 };
 
-pub(crate) use stored::{Header, decode, encode, manifest_bytes};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use description::{decode as decode_description, encode as encode_description};
+pub(crate) use stored::{Header, decode, description_bytes, encode, manifest_bytes, table_bytes};
 pub use targets::Targets;
 
 /// How an array's numbers are stored.

@@ -4,7 +4,7 @@
 //! the payloads' lengths alone, before a single checksum is known.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
-use super::{DROPPED_BITS, Manifest, Targets, description};
+use super::{DROPPED_BITS, LayerEntry, Manifest, Targets, description};
 use crate::limits::{
     FORMAT_VERSION, HEADER_BYTES, MAGIC, MAX_DESCRIPTION_BYTES, MAX_LAYER_BYTES, MAX_MANIFEST_BYTES,
 };
@@ -53,7 +53,7 @@ impl Header {
         start
     }
 
-    fn checksum(manifest: &[u8]) -> u32 {
+    pub(crate) fn checksum(manifest: &[u8]) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&Self::start(u32::try_from(manifest.len()).unwrap_or(u32::MAX)));
         hasher.update(manifest);
@@ -88,11 +88,20 @@ fn put_table(out: &mut Vec<u8>, manifest: &Manifest) {
     }
 }
 
+/// Bytes of header and stored description. Checksums, lengths and distortions do not change it.
+pub(crate) fn description_bytes(manifest: &Manifest) -> Result<u64, ManifestError> {
+    Ok((stored_description(manifest)?.len() as u64).saturating_add(HEADER_BYTES as u64))
+}
+
+/// Bytes of the layer table.
+pub(crate) fn table_bytes(layers: &[LayerEntry]) -> u64 {
+    let varint = |value: u64| u64::from(value.checked_ilog2().unwrap_or(0) / 7).saturating_add(1);
+    layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(varint(layer.length_bytes)).saturating_add(7))
+}
+
 /// Bytes of header and manifest. Checksums and distortions do not change it.
 pub(crate) fn manifest_bytes(manifest: &Manifest) -> Result<u64, ManifestError> {
-    let mut bytes = stored_description(manifest)?;
-    put_table(&mut bytes, manifest);
-    Ok((bytes.len() as u64).saturating_add(HEADER_BYTES as u64))
+    Ok(description_bytes(manifest)?.saturating_add(table_bytes(&manifest.layers)))
 }
 
 /// Header and manifest of a file whose layers are final.

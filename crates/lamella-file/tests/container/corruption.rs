@@ -1,7 +1,9 @@
 //! Files that changed, end early or lie.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use lamella_codec::Dtype;
-use lamella_file::{File, FileError, ManifestError, Storage, to_bytes};
+use lamella_file::{File, FileError, ManifestError, ReadAt, Storage, to_bytes};
 
 use crate::sample::{entry, small};
 
@@ -18,17 +20,45 @@ fn use_all_of(bytes: &[u8]) -> Result<(), FileError> {
     file.verify(|_| {}).map(|_| ())
 }
 
+/// A file that changes while it is open.
+#[derive(Clone)]
+struct Changing(Arc<Mutex<Vec<u8>>>);
+
+impl Changing {
+    fn flip(&self, position: usize, bit: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[position] ^= 1 << bit;
+    }
+}
+
+impl ReadAt for Changing {
+    fn length_bytes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).read_at(offset, buffer)
+    }
+}
+
 #[test]
 fn every_flipped_bit_is_found() {
     let bytes = small().bytes();
     use_all_of(&bytes).unwrap();
+    let changing = Changing(Arc::new(Mutex::new(bytes.clone())));
+    let open = File::from_source("changing", Box::new(changing.clone())).unwrap();
+    let manifest_bytes = open.layout().manifest_bytes as usize;
     for position in 0..bytes.len() {
         for bit in 0..8 {
-            let mut bad = bytes.clone();
-            bad[position] ^= 1 << bit;
-            assert!(use_all_of(&bad).is_err(), "bit {bit} of byte {position}");
+            changing.flip(position, bit);
+            let is_found = if position < manifest_bytes {
+                File::from_source("changed", Box::new(changing.clone())).is_err()
+            } else {
+                open.verify(|_| {}).is_err()
+            };
+            assert!(is_found, "bit {bit} of byte {position}");
+            changing.flip(position, bit);
         }
     }
+    open.verify(|_| {}).unwrap();
 }
 
 #[test]

@@ -109,6 +109,10 @@ impl GgmlType {
     pub fn from_code(code: u32) -> Option<Self> {
         TYPES.iter().find(|row| row.1 == code).map(|row| row.0)
     }
+    /// Every type's name, for messages.
+    pub(crate) fn names() -> String {
+        TYPES.map(|row| row.4).join(", ")
+    }
     /// ggml's name, `Q4_K` for instance.
     pub fn name(self) -> &'static str {
         self.row().2
@@ -157,7 +161,27 @@ impl GgmlType {
             Self::Q5_0 => blocks(bytes, legacy::q5_0),
             Self::Q5_1 => blocks(bytes, legacy::q5_1),
             Self::Q8_0 => blocks(bytes, legacy::q8_0),
-            _ => Vec::new(),
+            Self::Q2_K => blocks(bytes, k::q2_k),
+            Self::Q3_K => blocks(bytes, k::q3_k),
+            Self::Q4_K => blocks(bytes, k::q4_k),
+            Self::Q5_K => blocks(bytes, k::q5_k),
+            Self::Q6_K => blocks(bytes, k::q6_k),
+            Self::IQ1_S => blocks(bytes, iq::iq1_s),
+            Self::IQ1_M => blocks(bytes, iq::iq1_m),
+            Self::IQ2_XXS => blocks(bytes, iq::iq2_xxs),
+            Self::IQ2_XS => blocks(bytes, iq::iq2_xs),
+            Self::IQ2_S => blocks(bytes, iq::iq2_s),
+            Self::IQ3_XXS => blocks(bytes, iq::iq3_xxs),
+            Self::IQ3_S => blocks(bytes, iq::iq3_s),
+            Self::IQ4_NL => blocks(bytes, iq::iq4_nl),
+            Self::IQ4_XS => blocks(bytes, iq::iq4_xs),
+            Self::TQ1_0 => blocks(bytes, small::tq1_0),
+            Self::TQ2_0 => blocks(bytes, small::tq2_0),
+            Self::Q1_0 => blocks(bytes, small::q1_0),
+            Self::MXFP4 => blocks(bytes, small::mxfp4),
+            Self::NVFP4 => blocks(bytes, small::nvfp4),
+            Self::F32 | Self::F16 | Self::BF16 | Self::F64 => Vec::new(),
+            Self::I8 | Self::I16 | Self::I32 | Self::I64 => Vec::new(),
         }
     }
 }
@@ -179,4 +203,76 @@ fn blocks<const B: usize, const N: usize>(
 /// The `f16` at a place of a block, exactly as `f32`.
 fn f16_at(block: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    /// The bytes both sides of the golden file are made from.
+    fn splitmix64(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// `tests/golden/ggml.txt`, written by `tools/make_gguf_golden.py` with the `gguf` package: type, its code,
+    /// number of blocks, the bytes whose sixth bit is cleared so that `f16` scales are finite, and the SHA-256 of
+    /// the decoded little-endian `f32`.
+    #[test]
+    fn every_type_decodes_to_the_bits_of_the_reference() {
+        let mut seen = Vec::new();
+        for line in include_str!("../../tests/golden/ggml.txt").lines().filter(|line| !line.starts_with('#'))
+        {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [name, code, n_blocks, finite, expected] = fields[..] else {
+                panic!("{line}");
+            };
+            let kind = GgmlType::from_code(code.parse().unwrap()).unwrap();
+            assert_eq!(kind.name(), name);
+            let n_blocks: usize = n_blocks.parse().unwrap();
+            let mut state = code.parse().unwrap();
+            let mut bytes = Vec::new();
+            while bytes.len() < n_blocks * kind.block_bytes() {
+                bytes.extend_from_slice(&splitmix64(&mut state).to_le_bytes());
+            }
+            bytes.truncate(n_blocks * kind.block_bytes());
+            for block in bytes.chunks_exact_mut(kind.block_bytes()) {
+                for at in finite.split(',').filter(|&at| at != "-") {
+                    block[at.parse::<usize>().unwrap()] &= 0xbf;
+                }
+            }
+            let values = kind.dequantize(&bytes);
+            assert_eq!(values.len(), n_blocks * kind.block_elements());
+            let mut hasher = Sha256::new();
+            values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+            let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(found, expected, "{name} begins {:?}", &values[..8]);
+            seen.push(kind);
+        }
+        for (kind, ..) in TYPES {
+            // The package does not decode the sign-only type.
+            assert!(!kind.is_quantized() || kind == GgmlType::Q1_0 || seen.contains(&kind), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_sign_only_type_by_hand() {
+        let mut block = [0u8; 18];
+        block[..2].copy_from_slice(&half::f16::from_f32(0.75).to_le_bytes());
+        block[3] = 0b10;
+        let values = GgmlType::Q1_0.dequantize(&block);
+        assert_eq!((values[8], values[9], values[10]), (-0.75, 0.75, -0.75));
+    }
+
+    #[test]
+    fn sizes_are_whole_blocks() {
+        assert_eq!(GgmlType::Q4_K.size_bytes(512), Some(288));
+        assert_eq!(GgmlType::Q4_K.size_bytes(100), None);
+        assert_eq!(GgmlType::F64.size_bytes(usize::MAX), None);
+        assert!(GgmlType::Q8_0.dequantize(&[0; 33]).is_empty());
+    }
 }

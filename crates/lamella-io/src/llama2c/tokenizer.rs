@@ -1,20 +1,12 @@
-//! llama2.c's `tokenizer.bin` (SentencePiece-BPE: pieces with scores) as a Hugging Face `tokenizer.json`.
-//!
-//! SentencePiece merges the adjacent pair whose *joined piece* has the highest score; Hugging Face's BPE merges by
-//! a list of pairs, best first. So every split of every piece into two pieces becomes a merge, ordered by the
-//! joined piece's score (then its id, then the pair's ids). Characters outside the vocabulary fall back to the
-//! pieces `<0x00>` to `<0xFF>`, and `▁` stands for a space, one of which is put before the text.
+//! llama2.c's `tokenizer.bin`: SentencePiece-BPE pieces with scores.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::IoError;
 use crate::cursor::Cursor;
-
-/// Longest piece accepted. Splitting a piece costs its length squared, so this bounds hostile files.
-const LONGEST_PIECE_BYTES: usize = 1024;
+use crate::sentencepiece::{LONGEST_PIECE_BYTES, Layout, sentencepiece_json};
 
 /// Pieces with their scores, by token id.
 pub type ScoredPieces = Vec<(String, f32)>;
@@ -49,91 +41,16 @@ pub fn llama2c_pieces(bytes: &[u8], path: &Path) -> Result<ScoredPieces, IoError
 
 /// A `tokenizer.json` for SentencePiece-BPE pieces in Llama's layout: token 0 unknown, 1 begin, 2 end of text.
 pub fn llama2c_tokenizer_json(pieces: &[(String, f32)]) -> Value {
-    let special = |id: usize| pieces.get(id).map_or("", |(text, _)| text.as_str());
-    let added: Vec<_> = (0..pieces.len().min(3))
-        .map(|id| {
-            json!({
-                "id": id, "content": special(id), "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true
-            })
-        })
-        .collect();
-    let mut vocabulary = serde_json::Map::new();
-    for (id, (text, _)) in pieces.iter().enumerate() {
-        vocabulary.entry(text.clone()).or_insert(json!(id));
-    }
-    let begin = special(1);
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-        ]},
-        "pre_tokenizer": null,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [
-                {"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": begin, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}
-            ],
-            "special_tokens": {begin: {"id": begin, "ids": [1], "tokens": [begin]}}
-        },
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-            {"type": "ByteFallback"},
-            {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-        ]},
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": special(0),
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": true,
-            "byte_fallback": true,
-            "ignore_merges": false,
-            "vocab": vocabulary,
-            "merges": merges(pieces)
-        }
-    })
-}
-
-/// Every split of every piece into two pieces, best joined score first.
-fn merges(pieces: &[(String, f32)]) -> Vec<[&str; 2]> {
-    let mut ids = BTreeMap::new();
-    for (id, (text, _)) in pieces.iter().enumerate() {
-        ids.entry(text.as_str()).or_insert(id);
-    }
-    let mut found = Vec::new();
-    for (&text, &id) in &ids {
-        // Control pieces and bytes are never the result of a merge.
-        let is_byte = text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
-        if id < 3 || is_byte {
-            continue;
-        }
-        for (at, _) in text.char_indices().skip(1) {
-            let (left, right) = text.split_at(at);
-            if let (Some(&left_id), Some(&right_id)) = (ids.get(left), ids.get(right)) {
-                found.push((pieces[id].1, id, left_id, right_id, [left, right]));
-            }
-        }
-    }
-    found.sort_by(|a, b| {
-        // Adding zero makes both zeros one; NaN, which only a damaged file has, gets a fixed place.
-        let by_score = (b.0 + 0.0).total_cmp(&(a.0 + 0.0));
-        by_score.then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3)))
-    });
-    found.into_iter().map(|(_, _, _, _, pair)| pair).collect()
+    let special: Vec<_> = (0..pieces.len().min(3)).map(|id| (id, true)).collect();
+    let layout =
+        Layout { unknown: 0, begin: (pieces.len() > 1).then_some(1), added: &special, prepends_space: true };
+    sentencepiece_json(pieces, &layout)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use tokenizers::Tokenizer;
 
     /// llama2.c's own encoder: characters (or their bytes), then always the best-scored adjacent merge.

@@ -62,9 +62,8 @@ pub fn evaluate_embeddings(
             })
         }
     };
-    let interval = resampler.interval(sequences.len(), |drawn| {
-        mean(drawn.iter().map(|&text| found.squared[text]))
-    });
+    let interval =
+        resampler.interval(sequences.len(), |drawn| mean(drawn.iter().map(|&text| found.squared[text])));
     Ok(Evaluation {
         schema: SCHEMA,
         embedding_mse: Some(mean(found.squared.iter().copied())),

@@ -143,7 +143,7 @@ pub struct Evaluation {
 /// Six places where that says something, else scientific notation.
 fn number(value: f64) -> String {
     match value.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size < 1e-4 => format!("{value:.3e}"),
         size if size < 10.0 => format!("{value:.5}"),
         _ => format!("{value:.3}"),

@@ -116,7 +116,8 @@ pub fn evaluate_language(
         None => likelihoods(candidate, &windows, progress, &mut sums)?,
     }
     let scored: usize = sums.iter().map(|window| window.tokens).sum();
-    let per_token = |field: fn(&WindowSums) -> f64| sums.iter().map(field).sum::<f64>() / scored.max(1) as f64;
+    let per_token =
+        |field: fn(&WindowSums) -> f64| sums.iter().map(field).sum::<f64>() / scored.max(1) as f64;
     let noise_floor = match (noise, reference) {
         (Some(noise), Some(reference)) => Some(noise_floor(reference, noise, &windows, options)?),
         (Some(noise), None) => Some(noise_floor(candidate, noise, &windows, options)?),

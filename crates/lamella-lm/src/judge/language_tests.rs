@@ -111,10 +111,7 @@ fn what_cannot_be_compared_is_an_error() {
     assert!(matches!(run(&small, &bigram(1.0)), JudgeError::Mismatch { .. }));
     assert!(matches!(run(&small, &small), JudgeError::Mismatch { .. }), "tokens beyond the vocabulary");
     let error = run(&bigram(1.0), &bigram(f32::NAN));
-    assert_eq!(
-        error.to_string(),
-        "the candidate's logits are not finite (window 0, position 5)"
-    );
+    assert_eq!(error.to_string(), "the candidate's logits are not finite (window 0, position 5)");
 }
 
 #[test]

@@ -140,7 +140,10 @@ mod tests {
         assert_eq!(compare_logits(&[0.0, 1.0, f32::NAN, 3.0], &good, &[0, 0]), Err((true, 1)));
         assert_eq!(compare_logits(&good, &[f32::INFINITY, 0.0, 0.0, 0.0], &[0, 0]), Err((false, 0)));
         assert_eq!(score_logits(&[f32::NEG_INFINITY; 2], &[0]), Err(0));
-        assert!(compare_logits(&[0.0, f32::NEG_INFINITY], &[0.0, 1.0], &[0]).is_ok(), "a banned token is fine");
+        assert!(
+            compare_logits(&[0.0, f32::NEG_INFINITY], &[0.0, 1.0], &[0]).is_ok(),
+            "a banned token is fine"
+        );
     }
 
     #[test]

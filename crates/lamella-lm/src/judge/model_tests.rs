@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::*;
 use crate::statistics::{
-    CalibrationOptions, Detail, Provenance, SequenceOptions, Statistics, StatisticsWriter, calibrate, sequences,
+    CalibrationOptions, Detail, Provenance, SequenceOptions, Statistics, StatisticsWriter, calibrate,
+    sequences,
 };
 use crate::{Family, Network, Role, Tokenizer};
 
@@ -77,17 +78,18 @@ fn noise_of(folder: &std::path::Path, network: &Network) -> Network {
     Network::open(&config(folder), source).unwrap().resident().unwrap()
 }
 
-/// Round to nearest with one step per 128 inputs, codes symmetric around zero.
+/// Round to nearest with the range of every 128 inputs cut into equal steps.
 fn rounded(network: &Network, arrays: &TensorMap, bits: u32) -> TensorMap {
     let mut changed = arrays.clone();
-    let top = ((1_u32 << (bits - 1)) - 1) as f32;
+    let top = ((1_u32 << bits) - 1) as f32;
     for site in network.linears().iter().filter(|site| site.role != Role::Head) {
         let array = arrays.array(&site.weight).unwrap();
         let mut weights = array.to_f32().unwrap();
         for group in weights.chunks_mut(site.in_features).flat_map(|row| row.chunks_mut(128)) {
-            let peak = group.iter().fold(0.0_f32, |peak, weight| peak.max(weight.abs()));
-            let step = (peak / top).max(f32::MIN_POSITIVE);
-            group.iter_mut().for_each(|weight| *weight = (*weight / step).round_ties_even() * step);
+            let low = group.iter().copied().fold(f32::INFINITY, f32::min);
+            let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let step = ((high - low) / top).max(f32::MIN_POSITIVE);
+            group.iter_mut().for_each(|weight| *weight = low + ((*weight - low) / step).round() * step);
         }
         let spec = ArraySpec { dtype: Dtype::F32, ..array.spec.clone() };
         changed.insert(Array::from_f32(spec, &weights).unwrap());
@@ -188,15 +190,14 @@ fn minilm_under_its_protocol() {
     let weights = arrays(&folder);
     let original = network(&folder, weights.clone());
     let resampler = Resampler::default();
-    for b in [2,3] { let candidate = network(&folder, rounded(&original, &weights, b));
-    println!("{b} {}", evaluate_embeddings(&candidate, &original, None, &evaluation, &resampler, &silent).unwrap()); }
+    // Known over the whole protocol: 1.81 at 2.25 bits, 0.54 at 3.25, 0.134 at 4.25.
     let candidate = network(&folder, rounded(&original, &weights, 4));
     let noise = noise_of(&folder, &original);
     let report =
         evaluate_embeddings(&candidate, &original, Some(&noise), &evaluation, &resampler, &silent).unwrap();
     println!("{report}");
     let mse = report.embedding_mse.unwrap();
-    let allowed = if slow { 0.12..0.15 } else { 0.03..0.5 };
+    let allowed = if slow { 0.133..0.136 } else { 0.1..0.2 };
     assert!(allowed.contains(&mse), "{mse}");
     assert!(report.noise_floor.as_ref().unwrap().embedding_mse.unwrap() < 1e-9);
     let calibration = texts(if slow { 0..96 } else { 0..3 });
@@ -206,7 +207,11 @@ fn minilm_under_its_protocol() {
     let tokens: usize = calibration.iter().map(Vec::len).sum();
     assert_eq!(statistics.keys().count(), 6 * 4);
     for key in statistics.keys() {
-        assert_eq!(statistics.input(key).unwrap().unwrap().tokens(), tokens as u64, "padding is never counted");
+        assert_eq!(
+            statistics.input(key).unwrap().unwrap().tokens(),
+            tokens as u64,
+            "padding is never counted"
+        );
     }
     for embedding in original.embeddings() {
         assert_eq!(statistics.row_usage(&embedding).unwrap().iter().sum::<f64>(), tokens as f64);

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::score_logits;
 use super::{
-    ChoiceItem, ClozeItem, GenerationItem, Interval, JudgeError, Predictor, Progress, Resampler, SCHEMA, Window,
+    ChoiceItem, ClozeItem, GenerationItem, Interval, JudgeError, Predictor, Progress, Resampler, SCHEMA,
+    Window,
 };
 use crate::Tokenizer;
 
@@ -79,7 +80,8 @@ pub struct TaskReport {
 
 impl TaskReport {
     fn add(&mut self, name: &str, outcomes: Vec<f64>, resampler: &Resampler) {
-        let mean = |drawn: &[usize]| drawn.iter().map(|&unit| outcomes[unit]).sum::<f64>() / drawn.len() as f64;
+        let mean =
+            |drawn: &[usize]| drawn.iter().map(|&unit| outcomes[unit]).sum::<f64>() / drawn.len() as f64;
         let all: Vec<usize> = (0..outcomes.len()).collect();
         self.measures.insert(name.to_owned(), mean(&all));
         if let Some(interval) = resampler.interval(outcomes.len(), mean) {
@@ -117,7 +119,8 @@ pub fn multiple_choice(
         let (own, others) = rest.split_at(item.choices.len());
         rest = others;
         let plain = own.iter().map(|found| found.sum);
-        let normed = own.iter().zip(&item.choices).map(|(found, choice)| found.sum / choice.len().max(1) as f64);
+        let normed =
+            own.iter().zip(&item.choices).map(|(found, choice)| found.sum / choice.len().max(1) as f64);
         acc.push(outcome(best(plain) == item.gold));
         acc_norm.push(outcome(best(normed) == item.gold));
     }
@@ -306,11 +309,12 @@ fn log_likelihoods(
                 let rows = row..window.scored.len().min(row + step);
                 let behind = window.scored.start + 1;
                 let targets = &window.tokens[behind + rows.start..behind + rows.end];
-                let scores =
-                    score_logits(&predictions.logits(index, rows)?, targets).map_err(|bad| JudgeError::NonFinite {
+                let scores = score_logits(&predictions.logits(index, rows)?, targets).map_err(|bad| {
+                    JudgeError::NonFinite {
                         what: "the model's logits".to_owned(),
                         place: format!("request {}, row {}", first + index, row + bad),
-                    })?;
+                    }
+                })?;
                 likelihood.sum -= scores.iter().map(|score| score.negative_log_likelihood).sum::<f64>();
                 likelihood.is_greedy &= scores.iter().all(|score| score.is_greedy);
             }

@@ -152,17 +152,16 @@ impl InputStatistics {
         let bad: Vec<usize> = (0..features)
             .filter(|&channel| {
                 let square = self.channels.squares[channel];
-                !square.is_finite() || square > f64::from(f32::MAX) || !self.channels.sums[channel].is_finite()
+                !square.is_finite()
+                    || square > f64::from(f32::MAX)
+                    || !self.channels.sums[channel].is_finite()
             })
             .collect();
         match bad.first() {
             None => Ok(()),
-            Some(&first) => Err(StatisticsError::NonFinite {
-                key: key.to_owned(),
-                channels: bad.len(),
-                features,
-                first,
-            }),
+            Some(&first) => {
+                Err(StatisticsError::NonFinite { key: key.to_owned(), channels: bad.len(), features, first })
+            }
         }
     }
 }

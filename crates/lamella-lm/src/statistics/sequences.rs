@@ -204,9 +204,8 @@ mod tests {
     #[test]
     fn windows_tile_the_text_up_to_the_cap() {
         let tokenizer = Tokenizer::bytes();
-        let cut = |cap, context| {
-            sequences(&tokenizer, Family::Decoder, "abcdefg", &options(cap, context)).unwrap()
-        };
+        let cut =
+            |cap, context| sequences(&tokenizer, Family::Decoder, "abcdefg", &options(cap, context)).unwrap();
         assert_eq!(cut(100, 3).iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 1]);
         assert_eq!(cut(5, 3).iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(cut(5, 3).concat(), b"abcde".map(u32::from));

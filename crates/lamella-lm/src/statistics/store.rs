@@ -95,7 +95,11 @@ impl StatisticsWriter {
         Ok(())
     }
 
-    fn entry(&mut self, bytes: &[u8], (extent, tokens, is_full): (usize, u64, bool)) -> Result<Extent, StatisticsError> {
+    fn entry(
+        &mut self,
+        bytes: &[u8],
+        (extent, tokens, is_full): (usize, u64, bool),
+    ) -> Result<Extent, StatisticsError> {
         let offset = self.position;
         if let Some(file) = &mut self.file {
             file.write_all(bytes)?;
@@ -171,17 +175,27 @@ pub(super) fn read_index(path: &Path) -> Result<Index, StatisticsError> {
     if offset < HEAD.len() as u64 || offset.checked_add(bytes) != Some(index_end) {
         return Err(damaged(path, "its index does not lie where the footer says"));
     }
-    let json = read_at(&mut file, offset, usize::try_from(bytes).map_err(|_| damaged(path, "its index is too long"))?)?;
+    let json = read_at(
+        &mut file,
+        offset,
+        usize::try_from(bytes).map_err(|_| damaged(path, "its index is too long"))?,
+    )?;
     if crc32fast::hash(&json).to_le_bytes() != *crc32 {
         return Err(damaged(path, "its index fails its checksum"));
     }
-    let index: Index =
-        serde_json::from_slice(&json).map_err(|error| damaged(path, format!("its index cannot be read: {error}")))?;
+    let index: Index = serde_json::from_slice(&json)
+        .map_err(|error| damaged(path, format!("its index cannot be read: {error}")))?;
     let fits = |extent: &Extent, needed: Option<u64>| {
         extent.offset >= HEAD.len() as u64
             && extent.offset.checked_add(extent.bytes).is_some_and(|end| end <= offset)
             && needed == Some(extent.bytes)
     };
+    // Entries that share bytes would let a small file ask for much memory.
+    let mut held = index.inputs.values().chain(index.row_usage.values());
+    let total = held.try_fold(HEAD.len() as u64, |sum, extent| sum.checked_add(extent.bytes));
+    if total.is_none_or(|total| total > offset) {
+        return Err(damaged(path, "its entries overlap"));
+    }
     for (key, extent) in &index.inputs {
         if !fits(extent, input_bytes(extent)) {
             return Err(damaged(path, format!("the extent of inputs `{key}` does not fit")));
@@ -327,6 +341,35 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(read_all(&bytes).is_err(), "bit {bit} flipped");
         }
+    }
+
+    #[test]
+    fn a_crafted_index_earns_no_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("crafted");
+        let open = |extents: &[(&str, Extent)]| {
+            let mut writer = StatisticsWriter::create(&path, Provenance::default()).unwrap();
+            writer.accept_row_usage("good", vec![1.0; 4]).unwrap();
+            for (name, extent) in extents {
+                writer.index.row_usage.insert((*name).to_owned(), extent.clone());
+                writer.index.inputs.insert((*name).to_owned(), extent.clone());
+            }
+            writer.finish().unwrap();
+            Statistics::open(&path)
+        };
+        open(&[]).unwrap();
+        let good = Extent { offset: 8, bytes: 32, crc32: 0, extent: 4, tokens: 0, is_full: false };
+        for bad in [
+            Extent { extent: u64::MAX, ..good.clone() },
+            Extent { extent: u64::MAX, bytes: u64::MAX, is_full: true, ..good.clone() },
+            Extent { extent: 1 << 32, is_full: true, ..good.clone() },
+            Extent { offset: u64::MAX, ..good.clone() },
+            Extent { bytes: 1 << 40, extent: 1 << 37, ..good.clone() },
+        ] {
+            assert!(matches!(open(&[("bad", bad)]), Err(StatisticsError::Damaged { .. })));
+        }
+        let error = open(&[("twice", good)]).unwrap_err();
+        assert!(error.to_string().contains("overlap"), "{error}");
     }
 
     #[test]

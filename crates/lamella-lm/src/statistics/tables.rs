@@ -184,7 +184,8 @@ impl Statistics {
         let mut provenance = self.provenance.clone();
         provenance.texts.extend(other.provenance.texts.iter().cloned());
         let mut writer = StatisticsWriter::create(path, provenance)?;
-        let keys: std::collections::BTreeSet<&String> = self.inputs.keys().chain(other.inputs.keys()).collect();
+        let keys: std::collections::BTreeSet<&String> =
+            self.inputs.keys().chain(other.inputs.keys()).collect();
         for key in keys {
             let seen = match (self.inputs.get(key), other.inputs.get(key)) {
                 (Some(mine), Some(theirs)) => merged(key, mine.load()?, &theirs.load()?)?,

@@ -24,7 +24,7 @@ fn in_parts(network: &Network, parts: &[&[u32]]) -> Vec<f32> {
 
 #[test]
 fn a_cache_changes_nothing_but_rounding() {
-    for name in ["llama", "mistral", "qwen3", "gpt2", "mixtral", "llama_rope_yarn"] {
+    for name in ["llama", "mistral", "qwen3", "gpt2", "mixtral", "llama_rope_yarn", "rwkv7"] {
         let network = network(&golden(name)).resident().unwrap();
         let text = prompt(name);
         let whole = in_parts(&network, &[&text]);

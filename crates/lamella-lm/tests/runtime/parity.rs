@@ -37,7 +37,7 @@ fn relative_error(name: &str, config: &Value) -> Result<f32, LmError> {
     Ok(largest_difference(&output(name, config)?, &expected) / standard_deviation(&expected))
 }
 
-const MODELS: [&str; 16] = [
+const MODELS: [&str; 17] = [
     "llama",
     "llama_bias",
     "llama_rope_linear",
@@ -54,6 +54,7 @@ const MODELS: [&str; 16] = [
     "qwen3_moe",
     "bert",
     "roberta",
+    "rwkv7",
 ];
 
 #[test]

@@ -188,12 +188,11 @@ impl House {
         match rate {
             Rate::Step(step) if STEP_RANGE.contains(&step) => Ok(step),
             Rate::Recipe => {
-                let elements = array.spec.len().max(1) as f64;
+                let sampled = Sampled::new(self, array, knowledge)?;
                 let (mut low, mut high) = (-12.0f64, 6.0f64);
                 for _ in 0..12 {
                     let middle = 0.5 * (low + high);
-                    let points = self.estimate(array, knowledge, &[Rate::Step(middle.exp2())])?;
-                    let bits = points.first().map_or(0.0, |point| point.bytes) * 8.0 / elements;
+                    let bits = sampled.point(middle.exp2()).0 * 8.0 / array.spec.len().max(1) as f64;
                     if bits > self.bits { low = middle } else { high = middle }
                 }
                 Ok((0.5 * (low + high)).exp2())
@@ -203,6 +202,56 @@ impl House {
                 message: format!("{other:?} is no rate of this codec; relative steps lie within 1e-6 to 1e6"),
             }),
         }
+    }
+}
+
+/// Some rows of an array, from which the whole is predicted.
+struct Sampled<'a> {
+    codec: &'a House,
+    factor: Arc<Factor>,
+    unit: f64,
+    sample: Matrix,
+    rows: Vec<i32>,
+    knowledge: Knowledge,
+    /// Rows of the whole over rows of the sample, and the same for the distortion.
+    scale: f64,
+    energy_scale: f64,
+}
+
+impl<'a> Sampled<'a> {
+    fn new(codec: &'a House, array: &Array<'_>, knowledge: &Knowledge) -> Result<Self, CodecError> {
+        let matrix = read_matrix(&codec.recipe, array)?;
+        let factor = codec.factor(&array.spec.name, matrix.columns, knowledge)?;
+        let unit = unit_step(&matrix.values, &factor.diagonal);
+        let rows = codec.rows(matrix.rows, knowledge);
+        let (sample, picked) = sample(&matrix);
+        let usage = knowledge.row_usage.as_ref().filter(|usage| usage.len() == matrix.rows);
+        let mut known = knowledge.clone();
+        known.row_usage = usage.map(|usage| Arc::new(picked.iter().map(|&row| usage[row]).collect()));
+        let energy = weighted_energy(&matrix.values, matrix.columns, knowledge);
+        let sample_energy = weighted_energy(&sample.values, matrix.columns, &known);
+        let scale = matrix.rows as f64 / sample.rows as f64;
+        Ok(Self {
+            codec,
+            factor,
+            unit,
+            rows: if rows.is_empty() { rows } else { picked.iter().map(|&row| rows[row]).collect() },
+            scale,
+            energy_scale: if sample_energy > 0.0 { energy / sample_energy } else { scale },
+            sample,
+            knowledge: known,
+        })
+    }
+
+    /// Bytes and distortion of the whole array at a relative step.
+    fn point(&self, relative: f64) -> (f64, f64) {
+        let (payload, swept) = self.codec.solve(&self.sample, self.unit, &self.factor, &self.rows, relative);
+        // Steps are paid once, codes per row.
+        let side = (6.0 + 0.4 * self.sample.columns as f64 + 16.0).min(payload.len() as f64);
+        let bytes = side + (payload.len() as f64 - side) * self.scale;
+        let loss =
+            distortion(&self.sample.values, &swept.reconstruction, self.sample.columns, &self.knowledge);
+        (bytes, loss * self.energy_scale)
     }
 }
 
@@ -255,32 +304,12 @@ impl Codec for House {
         knowledge: &Knowledge,
         rates: &[Rate],
     ) -> Result<Vec<Point>, CodecError> {
-        let matrix = read_matrix(&self.recipe, array)?;
-        let factor = self.factor(&array.spec.name, matrix.columns, knowledge)?;
-        let unit = unit_step(&matrix.values, &factor.diagonal);
-        let rows = self.rows(matrix.rows, knowledge);
-        let (sample, picked) = sample(&matrix);
-        let sample_rows: Vec<i32> = if rows.is_empty() { rows } else { picked.iter().map(|&r| rows[r]).collect() };
-        let usage = knowledge.row_usage.as_ref().filter(|usage| usage.len() == matrix.rows);
-        let mut known = knowledge.clone();
-        known.row_usage = usage.map(|usage| Arc::new(picked.iter().map(|&row| usage[row]).collect()));
-        let scale = matrix.rows as f64 / sample.rows as f64;
-        let energy = weighted_energy(&matrix.values, matrix.columns, knowledge);
-        let sample_energy = weighted_energy(&sample.values, matrix.columns, &known);
-        let energy_scale = if sample_energy > 0.0 { energy / sample_energy } else { scale };
+        let sampled = Sampled::new(self, array, knowledge)?;
         rates
             .iter()
             .map(|&rate| {
-                let relative = match rate {
-                    Rate::Recipe => self.relative_step(array, knowledge, rate)?,
-                    _ => self.relative_step(&Array { spec: array.spec.clone(), bytes: (&[][..]).into() }, knowledge, rate)?,
-                };
-                let (payload, swept) = self.solve(&sample, unit, &factor, &sample_rows, relative);
-                // Steps are paid once, codes per row.
-                let side = (6.0 + 0.4 * matrix.columns as f64 + 16.0).min(payload.len() as f64);
-                let bytes = side + (payload.len() as f64 - side) * scale;
-                let loss = distortion(&sample.values, &swept.reconstruction, matrix.columns, &known);
-                Ok(Point { rate, bytes, distortion: loss * if scale > 1.0 { energy_scale } else { 1.0 } })
+                let (bytes, distortion) = sampled.point(self.relative_step(array, knowledge, rate)?);
+                Ok(Point { rate, bytes, distortion })
             })
             .collect()
     }

@@ -1,0 +1,146 @@
+//! What `compress` and `plan` share: recipe, rules, calibration.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use lamella::codec::Recipe;
+use lamella::lm::Family;
+use lamella::lm::statistics::{BosRule, SequenceOptions};
+use lamella::weights::compress::{CalibrationRequest, Input, Request, Rule};
+use lamella::weights::evaluate::fit_paragraphs;
+
+use super::budget::BudgetOptions;
+use super::{CliError, Common};
+
+/// Paragraphs of an encoder's calibration text, of those longer than [`ENCODER_LONGER_THAN`] characters.
+const ENCODER_PARAGRAPHS: std::ops::Range<usize> = 0..96;
+const ENCODER_LONGER_THAN: usize = 200;
+const ENCODER_CONTEXT: usize = 128;
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ModelOptions {
+    /// Model directory, weight file, or `org/name` on the hub
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) budget: BudgetOptions,
+    /// Recipe of every weight matrix: `house`, `house(bits=3)`, `gptq(bits=4, group_size=128)`, `rtn`, `exact`
+    #[arg(long, value_name = "RECIPE", default_value = "house")]
+    pub(crate) recipe: String,
+    /// Keep matching arrays exact; a glob over whole names, repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) keep: Vec<String>,
+    /// Give matching arrays another recipe; repeatable, the last match wins
+    #[arg(long, value_name = "GLOB=RECIPE")]
+    pub(crate) rule: Vec<String>,
+    /// Text to take statistics of [default: the model's `calibration.txt`, else a built-in one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibrate: Option<PathBuf>,
+    /// Saved statistics: read where the file exists, else written
+    #[arg(long, value_name = "FILE")]
+    pub(crate) statistics: Option<PathBuf>,
+    /// Calibration tokens at most
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    pub(crate) tokens: usize,
+    /// Calibration window in tokens [default: 2048 or the model's context; encoders 128]
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// Beginning-of-text tokens in calibration windows
+    #[arg(long, value_enum, default_value_t = Bos::Auto)]
+    pub(crate) bos: Bos,
+    /// Calibrate on paragraphs FIRST..END of the text [default: encoders 0..96, else all]
+    #[arg(long, value_name = "FIRST..END")]
+    pub(crate) paragraphs: Option<String>,
+    /// Count only paragraphs of more than N characters [default: encoders 200, else 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) longer_than: Option<usize>,
+    /// Take each block's statistics behind the already quantised blocks before it
+    #[arg(long)]
+    pub(crate) sequential: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bos {
+    /// As the tokenizer does
+    Auto,
+    /// Before every window
+    Always,
+    /// Nowhere
+    Never,
+}
+
+/// Reads `FIRST..END`.
+pub(crate) fn range(text: &str) -> Result<std::ops::Range<usize>, CliError> {
+    let wrong = || CliError::usage(format!("`{text}` is not a range like `0..96`"));
+    let (first, end) = text.split_once("..").ok_or_else(wrong)?;
+    let (first, end) = (first.parse().map_err(|_| wrong())?, end.parse().map_err(|_| wrong())?);
+    if first < end { Ok(first..end) } else { Err(wrong()) }
+}
+
+impl ModelOptions {
+    /// The request; the output path is empty for a plan.
+    pub(crate) fn request(&self, input: &Input, output: PathBuf) -> Result<Request, CliError> {
+        let recipe: Recipe = self.recipe.parse()?;
+        let exact = Recipe::new("exact");
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in &self.rule {
+            let (pattern, recipe) = rule
+                .split_once('=')
+                .ok_or_else(|| CliError::usage(format!("`--rule {rule}` is not GLOB=RECIPE")))?;
+            rules.push(Rule { pattern: pattern.to_owned(), recipe: recipe.parse()? });
+        }
+        rules.extend(self.keep.iter().map(|glob| Rule { pattern: glob.clone(), recipe: exact.clone() }));
+        let (budget, budget_text) = self.budget.budget(input.directory.weight_bytes())?;
+        let sequential = self.sequential || recipe.flag("sequential").unwrap_or(false);
+        Ok(Request {
+            output,
+            recipe,
+            rules,
+            budget,
+            budget_text,
+            calibration: self.calibration(input)?,
+            sequential,
+        })
+    }
+
+    fn calibration(&self, input: &Input) -> Result<CalibrationRequest, CliError> {
+        let is_encoder =
+            input.model.as_ref().is_some_and(|model| model.network.family() == Family::Encoder);
+        let mut sequences = SequenceOptions {
+            max_tokens: self.tokens,
+            bos: match self.bos {
+                Bos::Auto => BosRule::AsTokenizer,
+                Bos::Always => BosRule::Always,
+                Bos::Never => BosRule::Never,
+            },
+            ..SequenceOptions::default()
+        };
+        if is_encoder {
+            sequences.context_length = ENCODER_CONTEXT;
+            sequences.longer_than = ENCODER_LONGER_THAN;
+            sequences.paragraphs = Some(ENCODER_PARAGRAPHS);
+        }
+        if let Some(context) = self.context {
+            sequences.context_length = context;
+        }
+        if let Some(longer_than) = self.longer_than {
+            sequences.longer_than = longer_than;
+        }
+        let mut request = CalibrationRequest {
+            text: self.calibrate.clone(),
+            sequences,
+            statistics: self.statistics.clone(),
+        };
+        match &self.paragraphs {
+            Some(text) => request.sequences.paragraphs = Some(range(text)?),
+            None if is_encoder => {
+                let (text, _) = request.read_text(input, &lamella::codec::Silent)?;
+                request.sequences = fit_paragraphs(&request.sequences, &text);
+            }
+            None => {}
+        }
+        Ok(request)
+    }
+}

@@ -1,0 +1,141 @@
+//! `lamella run`: continue a text.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Args;
+use lamella::lm::generate::{GenerateOptions, SamplingOptions, StopReason, generate};
+use lamella::weights::evaluate::{EvaluateError, Opened};
+use serde::Serialize;
+
+use super::{CliError, Common, Exit, print, progress};
+
+/// Continue a prompt with a model, from a `.lam` file or a directory
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lamella run story.lam \"Once upon a time\"\n  lamella run story.lam \"Once\" --temperature 0.8 --top-p 0.95 --seed 7\n  lamella run MODEL \"text\" --max-tokens 0 --logits logits.npy")]
+pub(crate) struct Run {
+    /// `.lam` file, model directory, weight file, or `org/name`
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// The text to continue
+    #[arg(value_name = "PROMPT")]
+    prompt: String,
+    /// Tokens to add at most
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Divides logits; 0 takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Only the K most probable tokens; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Only the most probable tokens that together hold P of the probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Only tokens at least P times as probable as the best
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Divides logits of tokens already there; 1 is off
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of all random choices
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End the text before this string; repeatable
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Write the logits after the prompt as a NumPy array
+    #[arg(long, value_name = "FILE.npy")]
+    logits: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    schema: u32,
+    prompt: &'a str,
+    prompt_tokens: usize,
+    text: &'a str,
+    tokens: &'a [u32],
+    reason: &'a StopReason,
+    seconds: f64,
+}
+
+impl Run {
+    pub(crate) fn main(self) -> Result<Exit, CliError> {
+        self.common.start()?;
+        let opened = Opened::open(&self.model, &lamella::catalogue())?;
+        let model = &opened.model;
+        let tokenizer =
+            model.tokenizer.as_ref().ok_or_else(|| EvaluateError::NoTokenizer { name: opened.name.clone() })?;
+        let prompt = tokenizer.encode(&self.prompt, true)?;
+        if let Some(path) = &self.logits {
+            let hidden = model.network.forward(std::slice::from_ref(&prompt))?;
+            let last = prompt.len().saturating_sub(1)..prompt.len();
+            write_npy(path, &model.network.logits_range(&hidden, last, None)?)?;
+        }
+        if self.max_tokens == 0 {
+            return Ok(Exit::Done);
+        }
+        let options = GenerateOptions {
+            sampling: SamplingOptions {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+                seed: self.seed,
+                ..SamplingOptions::default()
+            },
+            max_tokens: self.max_tokens,
+            stop_tokens: model.stop_tokens.clone(),
+            stop_strings: self.stop.clone(),
+        };
+        let is_streaming = !self.common.json;
+        if is_streaming {
+            print::piece(&self.prompt);
+        }
+        let started = std::time::Instant::now();
+        let generated = generate(&model.network, Some(tokenizer), &prompt, &options, &mut |_, piece, _| {
+            if is_streaming {
+                print::piece(piece);
+            }
+            if progress::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        let seconds = started.elapsed().as_secs_f64();
+        if is_streaming {
+            print::piece("\n");
+        } else {
+            print::json(&Report {
+                schema: 1,
+                prompt: &self.prompt,
+                prompt_tokens: prompt.len(),
+                text: &generated.text,
+                tokens: &generated.tokens,
+                reason: &generated.reason,
+                seconds,
+            });
+        }
+        if progress::is_interrupted() {
+            return Err(CliError::usage("interrupted"));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Writes one row as a NumPy file: version 1.0, little-endian f32, shape `(n,)`.
+fn write_npy(path: &std::path::Path, values: &[f32]) -> Result<(), CliError> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}", values.len());
+    // The header, with its 10 bytes of magic, version and length before it, ends on a 64-byte boundary in a line feed.
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend_from_slice(&(header.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(header.as_bytes());
+    values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    std::fs::write(path, bytes).map_err(|error| CliError::usage(format!("`{}`: {error}", path.display())))?;
+    Ok(())
+}
