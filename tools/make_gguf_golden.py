@@ -7,6 +7,7 @@
 * `tiny_llama.gguf`: a Llama of two layers with random weights in several types, with tokenizer arrays and the
   reordered query and key rows that llama.cpp's converter writes; `tiny_llama.txt`: per Hugging Face name the
   shape and the SHA-256 of the array in `f32`.
+* `tiny_mixtral.gguf` and `.txt`: stacked experts, and the divisors of Llama 3's RoPE scaling.
 """
 
 import hashlib
@@ -124,10 +125,52 @@ def write_llama(directory):
     (directory / "tiny_llama.txt").write_text("\n".join(lines) + "\n", newline="\n")
 
 
+def write_mixtral(directory):
+    random = np.random.default_rng(2)
+    dim, hidden, n_experts, head_dim, base, factor = 32, 32, 3, 32, 500000.0, 8.0
+    writer = gguf.GGUFWriter(directory / "tiny_mixtral.gguf", "llama")
+    writer.add_context_length(131072)
+    writer.add_embedding_length(dim)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(base)
+    writer.add_expert_count(n_experts)
+    writer.add_expert_used_count(2)
+    lines = []
+
+    def add(names, own, shape, kind):
+        values = random.standard_normal(shape).astype(np.float32)
+        raw = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+        writer.add_tensor(own, raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+        decoded = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
+        for name, part in zip(names, decoded if len(names) > 1 else [decoded]):
+            lines.append(f"{name} {'x'.join(map(str, part.shape))} {sha256(part)}")
+
+    mixture = "model.layers.0.block_sparse_moe"
+    add(["model.embed_tokens.weight"], "token_embd.weight", (5, dim), "Q8_0")
+    add([f"{mixture}.gate.weight"], "blk.0.ffn_gate_inp.weight", (n_experts, dim), "F32")
+    for own, part in [("ffn_gate_exps", "w1"), ("ffn_down_exps", "w2"), ("ffn_up_exps", "w3")]:
+        names = [f"{mixture}.experts.{expert}.{part}.weight" for expert in range(n_experts)]
+        add(names, f"blk.0.{own}.weight", (n_experts, hidden, dim), "Q4_0")
+    frequencies = base ** (-np.arange(0, head_dim, 2) / head_dim)
+    smooth = np.clip((8192 * frequencies / (2 * np.pi) - 1.0) / (4.0 - 1.0), 0.0, 1.0)
+    divisors = (1.0 / ((1.0 - smooth) / factor + smooth)).astype(np.float32)
+    writer.add_tensor("rope_freqs.weight", divisors)
+    lines.append(f"rope_freqs.weight {head_dim // 2} {sha256(divisors)}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (directory / "tiny_mixtral.txt").write_text("\n".join(lines) + "\n", newline="\n")
+
+
 def main():
     directory = pathlib.Path(sys.argv[1])
     write_types(directory / "ggml.txt")
     write_llama(directory)
+    write_mixtral(directory)
 
 
 if __name__ == "__main__":

@@ -236,6 +236,11 @@ impl<'a> RangeDecoder<'a> {
         self.position.saturating_sub(self.bytes.len())
     }
 
+    /// Bytes of the input not yet read.
+    pub fn unread(&self) -> usize {
+        self.bytes.len().saturating_sub(self.position)
+    }
+
     fn next_byte(&mut self) -> u8 {
         let byte = self.bytes.get(self.position).copied().unwrap_or(0);
         self.position += 1;

@@ -59,6 +59,15 @@ pub fn description(bytes: &[u8]) {
     assert!(again == manifest, "a description returns");
 }
 
+/// Parts of a file that the other targets can start from: its manifest and its description.
+///
+/// # Errors
+/// A manifest that cannot be written.
+pub fn seeds(file: &File) -> Result<(Vec<u8>, Vec<u8>), crate::ManifestError> {
+    let head = manifest::encode(file.manifest())?;
+    Ok((head[limits::HEADER_BYTES..].to_vec(), encode_description(file.manifest())))
+}
+
 /// Decodes the bytes as a mixed text, and codes them as one.
 pub fn text(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(4096)];
@@ -74,7 +83,8 @@ mod tests {
     #[test]
     fn regressions_stay_fixed() {
         let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
-        let targets: [(&str, fn(&[u8])); 4] = [
+        type Target = (&'static str, fn(&[u8]));
+        let targets: [Target; 4] = [
             ("file_open", file),
             ("file_manifest", manifest),
             ("file_description", description),
@@ -97,8 +107,21 @@ mod tests {
             let bytes = fs_err::read(entry.unwrap().path()).unwrap();
             file(&bytes);
             let open = File::from_bytes(bytes.clone()).unwrap();
-            manifest(&bytes[limits::HEADER_BYTES..open.layout().manifest_bytes as usize]);
-            description(&encode_description(open.manifest()));
+            let (manifest_seed, description_seed) = seeds(&open).unwrap();
+            if let Some(corpus) = std::env::var_os("LAMELLA_WRITE_SEEDS").map(std::path::PathBuf::from) {
+                let name = format!("golden_{:08x}", crc32fast::hash(&bytes));
+                for (target, seed) in [
+                    ("file_open", &bytes),
+                    ("file_manifest", &manifest_seed),
+                    ("file_description", &description_seed),
+                    ("file_text", &description_seed),
+                ] {
+                    fs_err::create_dir_all(corpus.join(target)).unwrap();
+                    fs_err::write(corpus.join(target).join(&name), seed).unwrap();
+                }
+            }
+            manifest(&manifest_seed);
+            description(&description_seed);
             text(&bytes);
         }
     }

@@ -11,9 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::{Checkpoint, MadeTokenizer};
 use crate::mapped::MappedFile;
 use crate::side_files::{LeftOut, SideFiles};
+use crate::weight_files::{Found, find_weights};
 use crate::{GgufFile, IoError, Llama2cFile, RwkvCppFile, SafetensorsFile};
-
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
 /// An opened model: its arrays, configuration and side files.
 ///
@@ -227,6 +226,13 @@ impl ModelDirectory {
     pub fn shard_of(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).map(|&(shard, _)| shard)
     }
+    /// Lets an array's pages leave memory until it is asked for again (see [`SafetensorsFile::release`]); no effect
+    /// on formats that are not safetensors.
+    pub fn release(&self, name: &str) {
+        if let (Weights::Safetensors(shards), Some(shard)) = (&self.weights, self.shard_of(name)) {
+            shards[shard].release(name);
+        }
+    }
     /// SHA-256 of each weight file with its name, streamed from the disk.
     ///
     /// # Errors
@@ -299,96 +305,6 @@ pub fn sha256_of_file(path: impl AsRef<Path>) -> Result<[u8; 32], IoError> {
 
 fn has_suffix(path: &Path, suffix: &str) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(suffix))
-}
-
-/// An index of shards: where it lies, and its file for each array.
-type Index = (PathBuf, BTreeMap<String, String>);
-
-enum Found {
-    Shards(Vec<PathBuf>),
-    Indexed(Vec<PathBuf>, Index),
-    Gguf(PathBuf),
-}
-
-/// The weight files of a directory.
-fn find_weights(root: &Path) -> Result<Found, IoError> {
-    let single = root.join("model.safetensors");
-    if single.is_file() {
-        return Ok(Found::Shards(vec![single]));
-    }
-    let mut names = Vec::new();
-    for entry in fs_err::read_dir(root)? {
-        if let Ok(name) = entry?.file_name().into_string() {
-            names.push(name);
-        }
-    }
-    names.sort();
-    let preferred = names.iter().find(|name| *name == "model.safetensors.index.json");
-    if let Some(index_name) = preferred.or_else(|| names.iter().find(|name| name.ends_with(INDEX_SUFFIX))) {
-        let index_path = root.join(index_name);
-        let (files, weight_map) = read_index(root, &index_path)?;
-        return Ok(Found::Indexed(files, (index_path, weight_map)));
-    }
-    let files: Vec<_> =
-        names.iter().filter(|name| name.ends_with(".safetensors")).map(|name| root.join(name)).collect();
-    if files.is_empty() {
-        let ggufs: Vec<_> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
-        if let [only] = ggufs[..] {
-            return Ok(Found::Gguf(root.join(only)));
-        }
-        let others: Vec<_> = names
-            .iter()
-            .filter(|name| {
-                [".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"]
-                    .iter()
-                    .any(|end| name.ends_with(end))
-            })
-            .map(|name| format!("`{name}`"))
-            .collect();
-        let found = match others.len() {
-            0 => String::new(),
-            _ => format!(
-                "; found {}: name one of these files, or save PyTorch weights as safetensors",
-                others.join(", ")
-            ),
-        };
-        return Err(IoError::NoWeights { path: root.to_owned(), found });
-    }
-    Ok(Found::Shards(files))
-}
-
-fn read_index(root: &Path, index_path: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, String>), IoError> {
-    #[derive(serde::Deserialize)]
-    struct IndexJson {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: IndexJson = serde_json::from_slice(&fs_err::read(index_path)?)
-        .map_err(|error| IoError::damaged(index_path, format!("it is no index of shards: {error}")))?;
-    let mut shard_names: Vec<&String> = index.weight_map.values().collect();
-    shard_names.sort();
-    shard_names.dedup();
-    let mut files = Vec::new();
-    for shard_name in shard_names {
-        let is_plain = Path::new(shard_name).file_name().is_some_and(|name| name == shard_name.as_str());
-        if !is_plain {
-            return Err(IoError::damaged(
-                index_path,
-                format!("it names the shard `{shard_name}`, which is not a file name in this directory"),
-            ));
-        }
-        let path = root.join(shard_name);
-        if !path.is_file() {
-            let array = index.weight_map.iter().find(|(_, name)| *name == shard_name);
-            let array = array.map_or("", |(array, _)| array.as_str());
-            return Err(IoError::damaged_array(
-                index_path,
-                array,
-                format!("its shard `{shard_name}` is missing: the download is not complete"),
-            ));
-        }
-        files.push(path);
-    }
-    Ok((files, index.weight_map))
 }
 
 #[cfg(test)]
@@ -479,6 +395,24 @@ mod tests {
         assert_eq!(asset.config(), original.config());
         for spec in original.arrays() {
             assert_eq!(asset.array(&spec.name).unwrap(), original.array(&spec.name).unwrap());
+        }
+    }
+
+    #[test]
+    fn real_directories_and_files_open() {
+        let weights =
+            [("lm/wiki5m", 5_246_208), ("lm/wiki5m-ft", 5_246_208), ("nets/silero_vad_16k.safetensors", 0)];
+        for (name, n_weights) in weights {
+            let Some(path) = crate::test_data(name) else {
+                return;
+            };
+            let model = ModelDirectory::open(path).unwrap();
+            let found: usize = model.arrays().iter().map(ArraySpec::len).sum();
+            assert!(found == n_weights || n_weights == 0, "{found}");
+            for spec in model.arrays() {
+                assert_eq!(model.array(&spec.name).unwrap().first_non_finite(), None);
+                model.release(&spec.name);
+            }
         }
     }
 

@@ -53,6 +53,7 @@ mod rwkv_cpp;
 mod safetensors;
 mod sentencepiece;
 mod side_files;
+mod weight_files;
 
 use std::path::Path;
 

@@ -6,6 +6,7 @@ use lamella_codec::{ArrayError, ArraySpec};
 use serde_json::{Value, json};
 
 use crate::LmError;
+use crate::config::{FeedForwardConfig, TransformerConfig};
 use crate::plan::Needed;
 use crate::site::LinearSite;
 
@@ -20,6 +21,25 @@ pub(crate) fn completed(config: &Value, specs: &HashMap<&str, &ArraySpec>) -> Va
         object.entry("num_attention_heads").or_insert(json!(heads));
     }
     config
+}
+
+/// Refuses more experts than the checkpoint has arrays: names are made for every expert.
+pub(crate) fn check_counts(config: &TransformerConfig, n_arrays: usize) -> Result<(), LmError> {
+    let experts = config.feed_forward.iter().map(|feed_forward| match feed_forward {
+        FeedForwardConfig::Experts { n_experts, .. } => *n_experts,
+        _ => 0,
+    });
+    let experts = experts.fold(0usize, usize::saturating_add);
+    if experts.saturating_add(config.n_blocks) > n_arrays {
+        return Err(LmError::Config {
+            field: "num_hidden_layers".to_owned(),
+            message: format!(
+                "{} blocks with {experts} experts cannot stand in {n_arrays} arrays",
+                config.n_blocks
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// Checks that every array exists, holds floats and has the right shape.

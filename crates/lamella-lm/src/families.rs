@@ -71,9 +71,6 @@ impl TransformerConfig {
 
     fn checked(self) -> Result<Self, LmError> {
         let bad = |field: &str, message: String| Err(LmError::Config { field: field.to_owned(), message });
-        if self.n_blocks > 4096 {
-            return bad("num_hidden_layers", format!("{} is above 4096", self.n_blocks));
-        }
         if !self.n_heads.is_multiple_of(self.kv_heads) {
             return bad(
                 "num_key_value_heads",
@@ -103,7 +100,7 @@ impl TransformerConfig {
         let fields = Fields(config);
         let is_qwen = kind.starts_with("qwen");
         let hidden_size = fields.extent("hidden_size")?;
-        let n_blocks = fields.extent("num_hidden_layers")?;
+        let n_blocks = blocks(fields, "num_hidden_layers")?;
         let n_heads = fields.extent("num_attention_heads")?;
         let head_dim = match kind {
             "qwen3" => fields.extent_or("head_dim", Some(128))?,
@@ -157,7 +154,7 @@ impl TransformerConfig {
         let fields = Fields(config);
         let hidden_size = fields.extent("n_embd")?;
         let n_heads = fields.extent("n_head")?;
-        let n_blocks = fields.extent("n_layer")?;
+        let n_blocks = blocks(fields, "n_layer")?;
         let context_length = fields.extent_or("n_positions", Some(1024))?;
         for (field, expected) in [
             ("scale_attn_weights", true),
@@ -210,7 +207,7 @@ impl TransformerConfig {
         let fields = Fields(config);
         let hidden_size = fields.extent("hidden_size")?;
         let n_heads = fields.extent("num_attention_heads")?;
-        let n_blocks = fields.extent("num_hidden_layers")?;
+        let n_blocks = blocks(fields, "num_hidden_layers")?;
         divides(n_heads, hidden_size, "num_attention_heads", "hidden_size")?;
         let version = match kind {
             "rwkv5" => 5,
@@ -256,7 +253,7 @@ impl TransformerConfig {
         let fields = Fields(config);
         let hidden_size = fields.extent("hidden_size")?;
         let n_heads = fields.extent("num_attention_heads")?;
-        let n_blocks = fields.extent("num_hidden_layers")?;
+        let n_blocks = blocks(fields, "num_hidden_layers")?;
         let rows = fields.extent_or("max_position_embeddings", Some(512))?;
         if fields.flag_or("is_decoder", false)? {
             return Err(LmError::Config {
@@ -311,6 +308,14 @@ impl TransformerConfig {
             ],
             is_tied: false,
         })
+    }
+}
+
+/// Number of blocks: bounded before anything is allocated for each.
+fn blocks(fields: Fields<'_>, field: &str) -> Result<usize, LmError> {
+    match fields.extent(field)? {
+        count @ ..=4096 => Ok(count),
+        count => Err(LmError::Config { field: field.to_owned(), message: format!("{count} is above 4096") }),
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::LmError;
 use crate::block::Block;
-use crate::check::{check, completed};
+use crate::check::{check, check_counts, completed};
 use crate::config::{Positions, TransformerConfig};
 use crate::embedding::{Pooling, Table};
 use crate::hidden::Hidden;
@@ -64,6 +64,7 @@ impl Network {
         let specs: HashMap<&str, &ArraySpec> =
             source.arrays().iter().map(|spec| (spec.name.as_str(), spec)).collect();
         let config = TransformerConfig::from_json(&completed(config, &specs))?;
+        check_counts(&config, specs.len())?;
         let plan = TransformerPlan::new(&config, &|name| Some(specs.get(name)?.shape.clone()));
         let linears = plan.linears();
         check(&config.architecture, &specs, &linears, &plan.others)?;

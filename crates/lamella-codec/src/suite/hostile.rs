@@ -4,8 +4,8 @@ use super::laws::{describe, unlike};
 use super::{Run, Violation, synthetic};
 use crate::{ArraySpec, Dtype, Encoded, Rate};
 
-/// Payloads up to this length are cut at every byte and flipped at every bit; longer ones at this many places.
-const EVERY: usize = 4096;
+/// Payloads are cut at every byte and flipped at every bit, longer ones at about this many places evenly spread.
+const EVERY: usize = 1024;
 
 impl Run<'_> {
     pub(super) fn damaged(&mut self) -> Result<(), Violation> {

@@ -239,5 +239,36 @@ pub(crate) fn decode_chunks(
     results.into_iter().collect()
 }
 
+/// Decodes one payload with every kernel this machine has and compares symbols and errors: for fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn assert_levels_agree(
+    payload: &[u8],
+    lanes: Lanes,
+    tables: &DecodeTables,
+    assignment: &Assignment<'_>,
+    count: usize,
+) {
+    use crate::cpu::{CpuLevel, detected_level};
+    let decode_at = |level| {
+        let (mut first, mut second) = (vec![0; count], vec![0; count]);
+        let part = assignment.whole();
+        let mut jobs = [
+            kernel::DecodeJob { payload, part, out: &mut first },
+            kernel::DecodeJob { payload, part, out: &mut second },
+        ];
+        let result = kernel::decode_at(level, &mut jobs, lanes, tables);
+        result.map(|()| {
+            assert_eq!(first, second);
+            first
+        })
+    };
+    let expected = decode_at(CpuLevel::Plain);
+    for level in [CpuLevel::Avx2, CpuLevel::Avx512] {
+        if level <= detected_level() {
+            assert_eq!(decode_at(level), expected);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -149,6 +149,7 @@ impl Manifest {
             }
         }
         let targets = Targets::new(&self.arrays)?;
+        self.validate_bundles(&targets)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if layer.target >= targets.len() {
                 return Err(ManifestError::invalid(format!(
@@ -186,8 +187,22 @@ impl Manifest {
         if let Some(pair) = names.array_windows::<2>().find(|[left, right]| left == right) {
             return Err(ManifestError::invalid(format!("two side files are named `{}`", pair[0])));
         }
+        if self.side.files.is_empty() && self.side != SideTable::default() {
+            return Err(ManifestError::invalid("side files are stored but none is named"));
+        }
         within("bytes of side files", total, MAX_SIDE_BYTES)?;
         within("stored bytes of side files", self.side.stored_bytes, MAX_SIDE_BYTES)
+    }
+
+    fn validate_bundles(&self, targets: &Targets) -> Result<(), ManifestError> {
+        for target in 0..targets.len() {
+            let sizes = targets.members(target).iter().map(|&member| &self.arrays[member as usize].spec);
+            let total = sizes.fold(0u64, |sum, spec| {
+                sum.saturating_add(spec.checked_size_bytes().map_or(u64::MAX, |size| size as u64))
+            });
+            within("bytes of a bundle", total, MAX_ARRAY_BYTES)?;
+        }
+        Ok(())
     }
 
     fn validate_array(&self, array: &ArrayEntry) -> Result<(), ManifestError> {

@@ -139,6 +139,13 @@ fn manifests_that_contradict_themselves_are_not_written() {
     refused(&|manifest| manifest.arrays[4].storage = Storage::AliasOf(1), "of another shape");
     refused(&|manifest| manifest.arrays[3].recipe = 1, "share a bundle but not");
     refused(&|manifest| manifest.arrays[1].storage = Storage::Bundle(1), "begins bundle 1, expected 0");
+    refused(
+        &|manifest| {
+            manifest.arrays[1].spec.shape = vec![1 << 41];
+            manifest.arrays[3].spec.shape = vec![1 << 42];
+        },
+        "bytes of a bundle",
+    );
     refused(&|manifest| manifest.layers[0].target = 3, "layer 0 refines target 3 of 3");
     refused(&|manifest| manifest.layers[0].distortion = -1.0, "distortion -1");
     refused(&|manifest| manifest.layers[0].crc32 ^= 1, "payload of layer 0");

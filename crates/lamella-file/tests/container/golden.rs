@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lamella_file::{File, FileError, ManifestError};
 
-use crate::sample::{language_model, small};
+use crate::sample::{language_model, one, small};
 
 fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
@@ -29,12 +29,25 @@ fn check(directory_name: &str, name: &str, bytes: &[u8]) {
 #[test]
 fn written_files_keep_their_bytes() {
     check("golden", "small.lam", &small().bytes());
+    check("golden", "one.lam", &one().bytes());
     check("golden", "language_model.lam", &language_model(1, 1).bytes());
     let empty = lamella_file::to_bytes(&lamella_file::Manifest::default(), &[], &[] as &[&[u8]]).unwrap();
     check("golden", "empty.lam", &empty);
     let cut = File::from_bytes(small().bytes()).unwrap();
     let cut = cut.cut(cut.length_bytes() - 1).unwrap().to_bytes().unwrap();
     check("golden", "small_cut.lam", &cut);
+}
+
+/// The dump in docs/format.md is the golden file's.
+#[test]
+fn the_written_format_shows_the_bytes() {
+    let page = directory("../../../docs/format.md");
+    let page = fs_err::read_to_string(page).unwrap();
+    for (row, bytes) in one().bytes().chunks(16).enumerate() {
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let line = format!("{:08x}  {}", row * 16, hex.join(" "));
+        assert!(page.contains(&line), "docs/format.md does not show\n{line}");
+    }
 }
 
 #[test]

@@ -142,3 +142,17 @@ pub(crate) fn language_model(blocks: usize, layers: usize) -> Sample {
     }
     sample
 }
+
+/// The example of docs/format.md: one array of two bfloat16 numbers, one layer of four bytes.
+pub(crate) fn one() -> Sample {
+    let manifest = Manifest {
+        recipes: vec!["exact".to_owned()],
+        arrays: vec![entry("w", &[2], Dtype::BF16, Storage::Own)],
+        shards: vec![Shard { name: "m.safetensors".to_owned(), metadata: Vec::new() }],
+        budget: "--size 1KB".to_owned(),
+        ..Manifest::default()
+    };
+    let mut sample = Sample { manifest, side: SideFiles::default(), payloads: Vec::new() };
+    sample.push(0, vec![0x80, 0x3f, 0x00, 0xc0], 0.0, false);
+    sample
+}

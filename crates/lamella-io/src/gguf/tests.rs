@@ -13,10 +13,7 @@ fn open(bytes: &[u8]) -> Result<GgufFile, IoError> {
     GgufFile::open(&path)
 }
 
-#[test]
-fn arrays_have_the_bits_and_names_of_the_reference() {
-    let file = open(GOLDEN).unwrap();
-    let expected = include_str!("../../tests/golden/tiny_llama.txt");
+fn check_arrays(file: &GgufFile, expected: &str) {
     assert_eq!(expected.lines().count(), file.arrays().len());
     for line in expected.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -28,6 +25,22 @@ fn arrays_have_the_bits_and_names_of_the_reference() {
         let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(found, fields[2], "{}", fields[0]);
     }
+}
+
+#[test]
+fn experts_are_handed_out_one_by_one_and_llama3_scaling_is_recognised() {
+    let file = open(include_bytes!("../../tests/golden/tiny_mixtral.gguf")).unwrap();
+    check_arrays(&file, include_str!("../../tests/golden/tiny_mixtral.txt"));
+    let config = file.config().unwrap();
+    assert_eq!((&config["model_type"], &config["num_local_experts"]), (&"mixtral".into(), &3.into()));
+    let scaling = &config["rope_scaling"];
+    assert_eq!((&scaling["rope_type"], &scaling["factor"]), (&"llama3".into(), &8.0.into()));
+}
+
+#[test]
+fn arrays_have_the_bits_and_names_of_the_reference() {
+    let file = open(GOLDEN).unwrap();
+    check_arrays(&file, include_str!("../../tests/golden/tiny_llama.txt"));
     assert_eq!(file.stored_as("model.layers.1.mlp.down_proj.weight"), Some(GgmlType::MXFP4));
 }
 

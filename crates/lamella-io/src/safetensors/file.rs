@@ -37,6 +37,14 @@ impl SafetensorsFile {
     pub fn size_bytes(&self) -> u64 {
         self.map.len() as u64
     }
+    /// Lets an array's pages leave memory until it is asked for again; its slices stay valid. For programs that
+    /// walk through a model larger than they may be themselves.
+    pub fn release(&self, name: &str) {
+        if let Some(extent) = self.header.extent(name) {
+            let start = self.header.size_bytes();
+            self.map.release(start + extent.start..start + extent.end);
+        }
+    }
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.map

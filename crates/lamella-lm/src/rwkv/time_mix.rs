@@ -154,6 +154,11 @@ impl LowRank {
     /// `base + up(inner(down(rows)))`.
     fn apply(&self, rows: &[f32], inner: impl Fn(f32) -> f32, watch: &mut Watch<'_>) -> Vec<f32> {
         watch.see(&self.down.site, rows);
+        self.apply_seen(rows, inner, watch)
+    }
+
+    /// As `apply` for rows that another linear has shown.
+    fn apply_seen(&self, rows: &[f32], inner: impl Fn(f32) -> f32, watch: &mut Watch<'_>) -> Vec<f32> {
         let mut narrow = self.down.apply(rows);
         map(&mut narrow, inner);
         watch.see(&self.up.site, &narrow);
@@ -376,7 +381,7 @@ impl TimeMix {
                 match mix {
                     None => hidden.first_values.clone_from(&value),
                     Some(mix) => {
-                        let mut share = mix.apply(&v, |x| x, watch);
+                        let mut share = mix.apply_seen(&v, |x| x, watch);
                         map(&mut share, sigmoid);
                         for ((x, first), share) in value.iter_mut().zip(&hidden.first_values).zip(share) {
                             *x += (first - *x) * share;

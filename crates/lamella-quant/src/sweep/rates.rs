@@ -4,6 +4,8 @@
 //! coder adapts, so the lengths are learned the same way: from the codes of an earlier pass, in classes of the
 //! expected magnitude of a number (its column's spread over its step, times its row's factor).
 
+use std::sync::LazyLock;
+
 /// Classes per octave of expected magnitude.
 const CLASSES_PER_OCTAVE: u32 = 4;
 /// Number of classes; the first stands for magnitudes of 2^-8 and less.
@@ -69,7 +71,7 @@ impl Lengths {
         let bits = (0..CLASSES)
             .map(|class| {
                 [0, 1].map(|quantizer| {
-                    let prior = prior(magnitude_of(class), quantizer);
+                    let prior = &PRIORS[class][quantizer];
                     let counts = &histogram.counts[class][quantizer];
                     let total: f64 = counts.iter().map(|&count| f64::from(count)).sum();
                     let mut bits = [0.0f32; LENGTHS];
@@ -101,6 +103,11 @@ pub fn length(table: &[f32; LENGTHS], magnitude: u32) -> f32 {
         None => table[LENGTHS - 1] + 2.0 * (magnitude as f32 / LENGTHS as f32).log2(),
     }
 }
+
+/// [`prior`] of every class and quantiser, computed once.
+static PRIORS: LazyLock<Vec<[[f64; LENGTHS]; 2]>> = LazyLock::new(|| {
+    (0..CLASSES).map(|class| [0, 1].map(|quantizer| prior(magnitude_of(class), quantizer))).collect()
+});
 
 /// Probabilities of magnitudes whose positions are Gaussian with the given mean magnitude, cells rounded.
 fn prior(mean: f64, quantizer: usize) -> [f64; LENGTHS] {

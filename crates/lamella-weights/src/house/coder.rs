@@ -23,6 +23,8 @@
 //! The state of the trellis runs down the rows of a strip (see [`STRIP_ROWS`]) and on into the same strip of the
 //! next column.
 
+use std::sync::LazyLock;
+
 use lamella_entropy::range::{AdaptiveGolomb, RangeDecoder, RangeEncoder};
 use lamella_quant::sweep::rates::{CLASSES, class_of, magnitude_of};
 use lamella_quant::sweep::trellis::Trellis;
@@ -181,17 +183,24 @@ pub struct Models {
     escapes: AdaptiveGolomb,
 }
 
+/// The models every stream starts from, computed once.
+static START: LazyLock<Models> = LazyLock::new(Models::first);
+
 impl Default for Models {
     fn default() -> Self {
+        START.clone()
+    }
+}
+
+impl Models {
+    fn first() -> Self {
         let table = |class: usize, quantizer| {
             Table::new(magnitude_of(class) / f64::from(1u32 << shift_of(class)), quantizer)
         };
         let tables = (0..CLASSES).map(|class| [table(class, 0), table(class, 1)]).collect();
         Self { tables, escapes: AdaptiveGolomb::new() }
     }
-}
 
-impl Models {
     /// One code; readers return what they read.
     #[inline]
     pub fn code<D: Direction>(&mut self, coder: &mut D, class: usize, quantizer: u32, code: i32) -> i32 {

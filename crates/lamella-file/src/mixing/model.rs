@@ -1,133 +1,20 @@
-//! A small context-mixing coder for texts: JSON, tokenizers, manifests.
-//!
-//! Beside a 100 KB model even its tokenizer is large, and general compressors need more data than that to learn from.
-//! This coder predicts each bit from several contexts at once (the last one to six bytes, the current word, the byte
-//! above, where the last bytes occurred before, and what a list that counts upwards would say next), lets the contexts
-//! that have been right speak louder (logistic mixing), and codes the bit with the resulting probability. It is slow
-//! (about half a megabyte a second, both ways), so it is for texts of at most [`MAX_MIXED_BYTES`](crate::limits::MAX_MIXED_BYTES).
-//!
-//! Everything is integer arithmetic: encoder and decoder do exactly the same on every machine.
-//!
-//! # The model
-//! * Before the first bit it reads [`PRIMING`], a fixed text with the words such texts use, so that it need not learn
-//!   them from the text itself: worth 600 bytes on a small model's side files and 100 on its manifest.
-//! * A *counter* is a 16-bit probability that the next bit is 1 and the number of times it was used; it moves towards
-//!   each coded bit by `1 / (uses + 1.5)`, by 1/32 at least.
-//! * Each of the [`N_CONTEXTS`] contexts, together with the bits of the byte read so far, picks a counter from a table
-//!   of its own, sixteen neighbours for each half of a byte. A table has a power of two entries, at least four and
-//!   less than eight per byte of text and at most 2^19, so memory is bounded by the text: 256 bytes a byte, 16 MiB.
-//! * `stretch(p) = ln(p / (1 - p))` of every counter is weighted and summed; `squash`, its inverse, gives the
-//!   probability. Weights move along the gradient of the coding cost. Two sets of weights, chosen by how many contexts
-//!   are known and by the bits of the byte so far, are mixed and their sums averaged.
-//!
-//! The idea, published by Mahoney as PAQ, is in the public literature ("Adaptive Weighing of Context Models for
-//! Lossless Data Compression", Florida Tech CS-2005-16); this design is much smaller.
+//! The model: contexts, match, counting, and the mixer that weighs them.
 
 use std::sync::OnceLock;
 
-use crate::priming::PRIMING;
+use super::priming::PRIMING;
+use super::tables::{Counter, STRETCH_LIMIT, hash, squash, stretch};
 
 /// Contexts with a table of counters: orders 0 to 4 and 6, word, column.
 const N_CONTEXTS: usize = 8;
 /// Inputs of the mixer: the contexts, the match model, the counting model, a constant.
 const N_INPUTS: usize = N_CONTEXTS + 3;
-/// `stretch` is in units of 1/256 and stays within ±`STRETCH_LIMIT`.
-const STRETCH_LIMIT: i32 = 2047;
-
-/// `squash[x + 2047]` = 65536 / (1 + exp(-x / 256)), within 16 and 65520.
-const SQUASH: [u16; 4095] = squash_table();
-/// `stretch[p / 16]`: the inverse of [`SQUASH`].
-const STRETCH: [i16; 4096] = stretch_table();
-
-const fn squash_table() -> [u16; 4095] {
-    // exp(-1/256) as a fraction of 2^62: the Taylor series, truncated terms.
-    const ONE: u128 = 1 << 62;
-    let (mut term, mut step, mut n, mut is_odd) = (ONE, ONE, 1, true);
-    while term > 0 {
-        term /= 256 * n;
-        if is_odd {
-            step -= term;
-        } else {
-            step += term;
-        }
-        is_odd = !is_odd;
-        n += 1;
-    }
-    let mut table = [0u16; 4095];
-    let (mut power, mut x) = (ONE, 0);
-    while x < 2048 {
-        let p = (ONE << 16) / (ONE + power);
-        let p = if p > 65520 { 65520 } else { p as u16 };
-        table[2047 + x] = p;
-        table[2047 - x] = (65536 - p as u32) as u16;
-        power = (power * step) >> 62;
-        x += 1;
-    }
-    table
-}
-
-const fn stretch_table() -> [i16; 4096] {
-    let mut table = [0i16; 4096];
-    let (mut x, mut p) = (0usize, 0usize);
-    while p < 4096 {
-        while x < 4094 && (SQUASH[x] as usize) < p * 16 + 8 {
-            x += 1;
-        }
-        table[p] = x as i16 - 2047;
-        p += 1;
-    }
-    table
-}
-
-fn squash(x: i32) -> i32 {
-    i32::from(SQUASH[(x.clamp(-STRETCH_LIMIT, STRETCH_LIMIT) + STRETCH_LIMIT) as usize])
-}
-
-fn stretch(p: u16) -> i32 {
-    i32::from(STRETCH[usize::from(p >> 4)])
-}
-
-/// An adaptive probability that the next bit is 1.
-#[derive(Debug, Clone, Copy)]
-struct Counter {
-    p: u16,
-    uses: u16,
-}
-
-/// `65536 / (uses + 1.5)`, at least 1/32.
-const RATES: [i32; 32] = {
-    let mut rates = [0; 32];
-    let mut uses = 0;
-    while uses < 32 {
-        rates[uses] = 131_072 / (2 * uses as i32 + 3);
-        if rates[uses] < 2048 {
-            rates[uses] = 2048;
-        }
-        uses += 1;
-    }
-    rates
-};
-
-impl Counter {
-    const NEW: Self = Self { p: 32768, uses: 0 };
-
-    fn update(&mut self, bit: bool) {
-        let target = if bit { 65535 } else { 0 };
-        let p = i64::from(self.p);
-        let moved = p + (((target - p) * i64::from(RATES[usize::from(self.uses.min(31))])) >> 16);
-        self.p = moved.clamp(32, 65503) as u16;
-        self.uses = (self.uses + 1).min(255);
-    }
-}
-
-fn hash(value: u64, salt: u64) -> u32 {
-    let mixed = (value ^ salt.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    ((mixed ^ (mixed >> 29)) >> 16) as u32
-}
+/// How fast weights move.
+const LEARNING_RATE: i64 = 14;
 
 /// Predicts one bit after the other.
 #[derive(Debug, Clone)]
-struct Model {
+pub(super) struct Model {
     tables: Vec<Counter>,
     table_bits: u32,
     /// Hash of each context at the current byte, and the counters it picks for the current bit.
@@ -138,7 +25,7 @@ struct Model {
     chosen: [usize; 2],
     inputs: [i32; N_INPUTS],
     outputs: [i32; 2],
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
     /// Bits of the current byte so far, with a leading 1.
     partial: u32,
     matches: Predictor,
@@ -195,7 +82,7 @@ const FIRST_ROWS: usize = (N_CONTEXTS + 1) * 8;
 
 impl Model {
     /// A model for a text of `length` bytes that has read [`PRIMING`].
-    fn new(length: usize) -> Self {
+    pub(super) fn new(length: usize) -> Self {
         // Short texts are coded again and again while a size is searched; their model is primed once.
         static PRIMED: OnceLock<Model> = OnceLock::new();
         let table_bits = (length + PRIMING.len()).min(1 << 17).next_power_of_two().ilog2() + 2;
@@ -241,7 +128,7 @@ impl Model {
     }
 
     /// Probability of a 1, in 1/65536.
-    fn predict(&mut self) -> u32 {
+    pub(super) fn predict(&mut self) -> u32 {
         // Sixteen counters, one cache line, hold all that half a byte can need.
         let n_bits = self.partial.ilog2();
         if n_bits.is_multiple_of(4) {
@@ -286,7 +173,8 @@ impl Model {
         }
     }
 
-    fn update(&mut self, bit: bool) {
+    /// Learns the bit that was predicted.
+    pub(super) fn update(&mut self, bit: bool) {
         for (&output, &row) in self.outputs.iter().zip(&self.chosen) {
             let error = i64::from(if bit { 65535 } else { 0 } - squash(output));
             for (weight, &input) in self.weights[row].iter_mut().zip(&self.inputs) {
@@ -400,128 +288,5 @@ impl Model {
         for (salt, (context, value)) in self.contexts.iter_mut().zip(values).enumerate() {
             *context = hash(value, salt as u64 + 1);
         }
-    }
-}
-
-/// How fast weights move.
-const LEARNING_RATE: i64 = 14;
-
-/// Codes a text.
-pub(crate) fn encode(text: &[u8]) -> Vec<u8> {
-    let mut model = Model::new(text.len());
-    let (mut low, mut high, mut out) = (0u32, u32::MAX, Vec::new());
-    for &byte in text {
-        for shift in (0..8).rev() {
-            let bit = byte >> shift & 1 == 1;
-            let middle = split(low, high, model.predict());
-            if bit {
-                high = middle
-            } else {
-                low = middle + 1
-            }
-            model.update(bit);
-            while (low ^ high) >> 24 == 0 {
-                out.push((high >> 24) as u8);
-                (low, high) = (low << 8, high << 8 | 0xff);
-            }
-        }
-    }
-    // The decoder reads zeros past the end, so the shortest number within [low, high] with zeros behind it is enough.
-    for bytes in 0..=4u32 {
-        let kept = u32::MAX.checked_shl(32 - 8 * bytes).unwrap_or(0);
-        let number = if low & !kept == 0 { low } else { (low & kept).wrapping_add((!kept).wrapping_add(1)) };
-        if number >= low && number <= high {
-            out.extend_from_slice(&number.to_be_bytes()[..bytes as usize]);
-            break;
-        }
-    }
-    while out.last() == Some(&0) {
-        out.pop();
-    }
-    out
-}
-
-/// The last number of the part of `[low, high]` that stands for a 1.
-fn split(low: u32, high: u32, p: u32) -> u32 {
-    low + ((u64::from(high - low) * u64::from(p)) >> 16) as u32
-}
-
-/// Decodes a text of `length` bytes. Any bytes decode to some text; a checksum tells whether it is the right one.
-pub(crate) fn decode(stored: &[u8], length: usize) -> Vec<u8> {
-    let mut model = Model::new(length);
-    let mut bytes = stored.iter().copied().chain(std::iter::repeat(0));
-    let mut next = || u32::from(bytes.next().unwrap_or(0));
-    let (mut low, mut high) = (0u32, u32::MAX);
-    let mut code = (0..4).fold(0, |sum, _| sum << 8 | next());
-    let end = PRIMING.len() + length;
-    while model.text.len() < end {
-        let middle = split(low, high, model.predict());
-        let bit = code <= middle;
-        if bit {
-            high = middle
-        } else {
-            low = middle + 1
-        }
-        model.update(bit);
-        while (low ^ high) >> 24 == 0 {
-            (low, high) = (low << 8, high << 8 | 0xff);
-            code = code << 8 | next();
-        }
-    }
-    model.text.split_off(PRIMING.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn texts_return(text in proptest::collection::vec(any::<u8>(), 0..600), low in any::<u8>()) {
-            for text in [text.iter().map(|&byte| byte & low).collect(), text] {
-                prop_assert_eq!(decode(&encode(&text), text.len()), text);
-            }
-        }
-        #[test]
-        fn any_bytes_decode(stored in proptest::collection::vec(any::<u8>(), 0..60), length in 0usize..900) {
-            prop_assert_eq!(decode(&stored, length).len(), length);
-        }
-    }
-
-    #[test]
-    fn the_tables_are_inverse_and_symmetric() {
-        assert_eq!(squash(0), 32768);
-        // 65536 / (1 + exp(-1)) and 65536 / (1 + exp(-4)), rounded down.
-        assert_eq!((squash(256), squash(1024)), (47910, 64357));
-        for x in -1200..=1200i32 {
-            assert_eq!(squash(x) + squash(-x), 65536);
-            assert!((stretch(u16::try_from(squash(x)).unwrap()) - x).abs() <= 10, "{x}");
-        }
-    }
-
-    #[test]
-    fn side_files_of_a_model_come_out_smaller_than_zstd() {
-        let data = std::env::var("LAMELLA_DATA")
-            .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data").to_owned());
-        let model = std::path::Path::new(&data).join("lm/wiki5m");
-        if !model.exists() {
-            println!("skipped: no test data at {}", model.display());
-            return;
-        }
-        let names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
-        let text: Vec<u8> = names.iter().flat_map(|name| fs_err::read(model.join(name)).unwrap()).collect();
-        let zstd = zstd::bulk::compress(&text, 19).unwrap();
-        let start = std::time::Instant::now();
-        let coded = encode(&text);
-        println!(
-            "{} bytes: zstd -19 {}, mixed {} in {:?}",
-            text.len(),
-            zstd.len(),
-            coded.len(),
-            start.elapsed()
-        );
-        assert_eq!(decode(&coded, text.len()), text);
-        assert!(coded.len() * 10 < zstd.len() * 8, "{}", coded.len());
     }
 }
