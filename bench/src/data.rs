@@ -12,9 +12,9 @@ pub struct Data {
 const SETS: [(&str, f64, usize); 5] = [
     ("4 bits, 16 MiB", 3.87, 16 << 20),
     ("4 bits, 64 KiB", 3.87, 64 << 10),
-    ("0.5 bits, 16 MiB", 0.30, 16 << 20),
-    ("2 bits, 16 MiB", 0.94, 16 << 20),
-    ("6 bits, 16 MiB", 15.5, 16 << 20),
+    ("0.5 bits, 4 MiB", 0.30, 4 << 20),
+    ("2 bits, 4 MiB", 0.94, 4 << 20),
+    ("6 bits, 4 MiB", 15.5, 4 << 20),
 ];
 
 pub fn sets() -> impl Iterator<Item = Data> {

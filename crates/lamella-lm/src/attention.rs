@@ -5,6 +5,8 @@
 //! taken in blocks of fixed size, which are the unit of parallel work; a block multiplies only with the keys that
 //! any of its queries sees.
 
+use std::ops::Range;
+
 use lamella_codec::TensorSource;
 use rayon::prelude::*;
 
@@ -21,6 +23,11 @@ use crate::site::Watch;
 
 /// Queries a thread takes at a time.
 const QUERIES: usize = 64;
+
+/// Heads a thread takes at a time for a single query.
+const HEADS: usize = 4;
+/// Key elements below which a batch stays on the calling thread: waking others costs more.
+const SERIAL_ELEMENTS: usize = 1 << 14;
 
 /// An attention module with its weights.
 pub(crate) struct Attention {
@@ -43,11 +50,25 @@ struct Memory<'a> {
     stride: usize,
 }
 
+/// Some queries of one sequence.
+struct Queries<'a> {
+    /// Their rows of projections.
+    projected: &'a [f32],
+    /// Where the first stands in the sequence.
+    position: usize,
+    /// Tokens of the sequence.
+    tokens: usize,
+    /// Number of queries.
+    rows: usize,
+}
+
 /// A block of queries to be answered.
 struct Task<'a> {
     sequence: usize,
     /// First query, counted from the sequence's first new token.
     first: usize,
+    /// Query heads to answer for.
+    heads: Range<usize>,
     out: &'a mut [f32],
 }
 
@@ -62,7 +83,7 @@ impl Attention {
             name.as_ref()
                 .map(|name| {
                     let plan = NormPlan { weight: name.clone(), bias: None };
-                    Norm::load(&plan, NormKind::RootMeanSquare, config.norm_epsilon, source)
+                    Norm::load(&plan, NormKind::RootMeanSquare, config.norm_epsilon, config.head_dim, source)
                 })
                 .transpose()
         };
@@ -184,41 +205,48 @@ impl Attention {
         let row = self.n_heads * self.head_dim;
         let mut tasks = Vec::new();
         let mut rest = context;
+        let tokens_of = |sequence: usize| hidden.starts[sequence] + hidden.sequence(sequence).len();
+        let largest = (0..hidden.n_sequences()).map(tokens_of).max().unwrap_or(0) * self.head_dim;
         for sequence in 0..hidden.n_sequences() {
             let tokens = hidden.sequence(sequence).len();
+            if tokens == 1 {
+                // A single query is shared out by heads: their answers lie one after the other.
+                for head in (0..self.n_heads).step_by(HEADS) {
+                    let heads = head..self.n_heads.min(head + HEADS);
+                    let (out, others) = rest.split_at_mut(heads.len() * self.head_dim);
+                    tasks.push(Task { sequence, first: 0, heads, out });
+                    rest = others;
+                }
+                continue;
+            }
             for first in (0..tokens).step_by(QUERIES) {
                 let (out, others) = rest.split_at_mut(QUERIES.min(tokens - first) * row);
-                tasks.push(Task { sequence, first, out });
+                tasks.push(Task { sequence, first, heads: 0..self.n_heads, out });
                 rest = others;
             }
         }
         let run = |task: Task<'_>| {
             let first = (hidden.offsets[task.sequence] + task.first) * width;
-            let rows = task.out.len() / row;
+            let rows = task.out.len() / (task.heads.len() * self.head_dim);
             let memory = memory(task.sequence);
             let position = hidden.starts[task.sequence] + task.first;
-            let tokens = hidden.starts[task.sequence] + hidden.sequence(task.sequence).len();
-            self.attend_block(&projected[first..first + rows * width], position, tokens, &memory, task.out);
+            let tokens = tokens_of(task.sequence);
+            let queries =
+                Queries { projected: &projected[first..first + rows * width], position, tokens, rows };
+            self.attend_block(&queries, task.heads, &memory, task.out);
         };
-        if tasks.len() == 1 {
+        if largest * tasks.len() <= SERIAL_ELEMENTS || tasks.len() == 1 {
             tasks.into_iter().for_each(run);
         } else {
             tasks.into_par_iter().for_each(run);
         }
     }
 
-    /// Answers the queries of rows `projected`, which stand at `position ..` of a sequence of `tokens` tokens.
-    fn attend_block(
-        &self,
-        projected: &[f32],
-        position: usize,
-        tokens: usize,
-        memory: &Memory<'_>,
-        out: &mut [f32],
-    ) {
+    /// Answers some queries for some heads: `out [rows, heads, head_dim]`.
+    fn attend_block(&self, queries: &Queries<'_>, heads: Range<usize>, memory: &Memory<'_>, out: &mut [f32]) {
         let d = self.head_dim;
-        let (width, row) = ((self.n_heads + 2 * self.kv_heads) * d, self.n_heads * d);
-        let n = out.len() / row;
+        let (width, row) = ((self.n_heads + 2 * self.kv_heads) * d, heads.len() * d);
+        let &Queries { projected, position, tokens, rows: n } = queries;
         let seen = |query: usize| {
             let end = if self.is_causal { position + query + 1 } else { tokens };
             let start = self.window.map_or(0, |window| (position + query + 1).saturating_sub(window));
@@ -228,7 +256,7 @@ impl Attention {
         let n_keys = end - start;
         let scale = 1.0 / (d as f32).sqrt();
         let mut scores = vec![0.0; n * n_keys];
-        for head in 0..self.n_heads {
+        for (place, head) in heads.enumerate() {
             let kv = head / (self.n_heads / self.kv_heads) * d;
             let at = Layout::rows(start * memory.stride + kv, memory.stride);
             multiply(
@@ -249,7 +277,7 @@ impl Attention {
                 1.0,
                 (&scores, Layout::rows(0, n_keys)),
                 (memory.values, at),
-                (out, Layout::rows(head * d, row)),
+                (out, Layout::rows(place * d, row)),
             );
         }
     }

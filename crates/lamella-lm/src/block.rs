@@ -21,8 +21,8 @@ const ELEMENTS: usize = 1 << 15;
 
 /// The half in which tokens see each other.
 enum Mixer {
-    Attention(Attention),
-    Rwkv(TimeMix),
+    Attention(Box<Attention>),
+    Rwkv(Box<TimeMix>),
 }
 
 impl Mixer {
@@ -57,14 +57,14 @@ impl Block {
         source: &dyn TensorSource,
         operators: &OperatorLookup<'_>,
     ) -> Result<Self, LmError> {
-        let norm = |plan| Norm::load(plan, config.norm, config.norm_epsilon, source);
+        let norm = |plan| Norm::load(plan, config.norm, config.norm_epsilon, config.hidden_size, source);
         Ok(Self {
             mixer_norm: norm(&plan.mixer_norm)?,
             mixer: match &plan.mixer {
                 MixerPlan::Attention(plan) => {
-                    Mixer::Attention(Attention::load(plan, config, source, operators)?)
+                    Mixer::Attention(Box::new(Attention::load(plan, config, source, operators)?))
                 }
-                MixerPlan::Rwkv(plan) => Mixer::Rwkv(TimeMix::load(plan, source, operators)?),
+                MixerPlan::Rwkv(plan) => Mixer::Rwkv(Box::new(TimeMix::load(plan, source, operators)?)),
             },
             feed_forward_norm: norm(&plan.feed_forward_norm)?,
             feed_forward: FeedForward::load(&plan.feed_forward, config.activation, source, operators)?,

@@ -7,22 +7,42 @@ use serde_json::Value;
 
 use crate::elementwise::{add, dot};
 use crate::hidden::Hidden;
-use crate::linear::read_vector;
+use crate::linear::LinearOperator;
 use crate::{LmError, fields::Fields};
 
-/// A lookup table: whole in memory, or read from its source row by row.
+/// A lookup table: whole in memory, in coded form, or read from its source row by row.
+#[derive(Clone)]
 pub(crate) enum Table<'a> {
-    Resident(Arc<[f32]>),
+    Resident(Arc<Vec<f32>>),
+    Coded(Arc<dyn LinearOperator>),
     Stored(Array<'a>),
 }
 
 impl<'a> Table<'a> {
-    pub(crate) fn open(source: &'a dyn TensorSource, name: &str) -> Result<Self, LmError> {
-        Ok(Self::Stored(source.array(name)?))
+    /// Opens a table of `rows` rows of `width` features where it lies.
+    pub(crate) fn open(
+        source: &'a dyn TensorSource,
+        name: &str,
+        (rows, width): (usize, usize),
+    ) -> Result<Self, LmError> {
+        let array = source.array(name)?;
+        if array.spec.shape != [rows, width] {
+            return Err(LmError::Shape {
+                name: name.to_owned(),
+                expected: vec![rows, width],
+                found: array.spec.shape,
+            });
+        }
+        Ok(Self::Stored(array))
     }
 
-    pub(crate) fn load(source: &dyn TensorSource, name: &str) -> Result<Arc<[f32]>, LmError> {
-        Ok(read_vector(source, name)?.into())
+    /// Bytes in memory.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        match self {
+            Self::Resident(numbers) => size_of_val(&numbers[..]),
+            Self::Coded(operator) => operator.resident_bytes(),
+            Self::Stored(_) => 0,
+        }
     }
 
     /// Adds row `index` to `target`.
@@ -33,6 +53,7 @@ impl<'a> Table<'a> {
         let width = target.len();
         match self {
             Self::Resident(numbers) => add(target, &numbers[index * width..][..width]),
+            Self::Coded(operator) => operator.add_row(index, target),
             Self::Stored(array) => {
                 let dtype = array.spec.dtype;
                 let row_bytes = width * dtype.size_bytes();

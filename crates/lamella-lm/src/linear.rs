@@ -9,26 +9,39 @@ use crate::elementwise::add;
 use crate::site::LinearSite;
 use crate::{LmError, product};
 
-/// A linear module on its coded form: multiplies without expanding the weight.
+/// A linear module (or a table of embeddings) on its coded form: multiplies without expanding the weight.
+///
+/// Implementations give the same bits at any thread count.
 pub trait LinearOperator: Send + Sync {
     /// `outputs[t, column + o] = sum_i inputs[t, i] * weight[o, i]`, rows of `outputs` `stride` apart.
     fn apply(&self, inputs: &[f32], tokens: usize, outputs: &mut [f32], stride: usize, column: usize);
+    /// Adds row `index` of the weight to `target`: what an embedding table does, and a tied head's weight with it.
+    fn add_row(&self, index: usize, target: &mut [f32]);
     /// Bytes the operator keeps in memory.
     fn resident_bytes(&self) -> usize;
 }
 
-/// Gives the coded form of a linear, `None` where it shall be read as plain numbers.
+/// Gives the coded form of a linear, `None` where it shall be read as plain numbers. Embedding tables are asked for
+/// too, as linears of [`Role::Embedding`](crate::Role) from `hidden_size` features to one per row.
 pub type OperatorLookup<'a> = dyn Fn(&LinearSite) -> Option<Arc<dyn LinearOperator>> + 'a;
 
-/// Reads an array of any shape as numbers.
-pub(crate) fn read_vector(source: &dyn TensorSource, name: &str) -> Result<Vec<f32>, LmError> {
-    Ok(source.array(name)?.to_f32()?)
+/// Reads an array of `length` elements, of any shape, as numbers.
+pub(crate) fn read_vector(source: &dyn TensorSource, name: &str, length: usize) -> Result<Vec<f32>, LmError> {
+    let numbers = source.array(name)?.to_f32()?;
+    if numbers.len() != length {
+        return Err(LmError::Shape {
+            name: name.to_owned(),
+            expected: vec![length],
+            found: vec![numbers.len()],
+        });
+    }
+    Ok(numbers)
 }
 
 #[derive(Clone)]
 enum Weight {
     /// `[out_features, in_features]`.
-    Dense(Arc<[f32]>),
+    Dense(Arc<Vec<f32>>),
     Coded(Arc<dyn LinearOperator>),
 }
 
@@ -49,29 +62,28 @@ impl Linear {
         let weight = match operators(site) {
             Some(operator) => Weight::Coded(operator),
             None => {
-                let numbers = read_vector(source, &site.weight)?;
-                let needed = site.in_features * site.out_features;
-                if numbers.len() != needed {
-                    return Err(LmError::Shape {
-                        name: site.weight.clone(),
-                        expected: site.stored_shape().to_vec(),
-                        found: vec![numbers.len()],
-                    });
-                }
+                let length = site.in_features * site.out_features;
+                let numbers = read_vector(source, &site.weight, length)?;
                 Weight::Dense(if site.is_transposed {
-                    transposed(&numbers, site.in_features, site.out_features).into()
+                    Arc::new(transposed(&numbers, site.in_features, site.out_features))
                 } else {
-                    numbers.into()
+                    Arc::new(numbers)
                 })
             }
         };
-        let bias = site.bias.as_ref().map(|name| read_vector(source, name)).transpose()?;
+        let read = |name: &String| read_vector(source, name, site.out_features);
+        let bias = site.bias.as_ref().map(read).transpose()?;
         Ok(Self { site: site.clone(), weight, bias })
     }
 
     /// A linear whose weight the caller already has.
-    pub(crate) fn from_dense(site: LinearSite, weight: Arc<[f32]>) -> Self {
+    pub(crate) fn from_dense(site: LinearSite, weight: Arc<Vec<f32>>) -> Self {
         Self { site, weight: Weight::Dense(weight), bias: None }
+    }
+
+    /// A linear whose coded form the caller already has.
+    pub(crate) fn from_coded(site: LinearSite, operator: Arc<dyn LinearOperator>) -> Self {
+        Self { site, weight: Weight::Coded(operator), bias: None }
     }
 
     /// Multiplies `[tokens, in_features]` into columns `column ..` of rows `stride` apart, bias added.

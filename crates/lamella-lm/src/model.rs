@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::embedding::Pooling;
 use crate::fields::Fields;
-use crate::{LmError, Network, Tokenizer};
+use crate::{LmError, Mixer, Network, Tokenizer};
 
 /// A model as a directory holds it.
 #[derive(Debug)]
@@ -61,6 +61,19 @@ impl Model {
             name: "config.json".to_owned(),
             message: "is missing, so the architecture is not known".to_owned(),
         })?;
+        Self::with_config(config, source, side_files)
+    }
+
+    /// As [`Model::open`] with a configuration that does not come from a side file: formats of one file carry theirs
+    /// in a header. An RWKV network over 256 tokens without a tokenizer reads bytes.
+    ///
+    /// # Errors
+    /// Damaged side files, and all of [`Network::open`].
+    pub fn with_config(
+        config: Value,
+        source: Arc<dyn TensorSource>,
+        side_files: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Self, LmError> {
         let mut network = Network::open(&config, source)?;
         if let Some(pooling) = json(side_files, "1_Pooling/config.json")? {
             network.set_pooling(Pooling::from_json(&pooling)?);
@@ -74,14 +87,24 @@ impl Model {
             Some(bytes) => {
                 let tokenizer = Tokenizer::from_bytes(bytes)?;
                 let named = json(side_files, "tokenizer_config.json")?;
-                let token = |field: &str, id: &str| {
-                    let name = named.as_ref().and_then(|named| named.get(field));
-                    let name = name.and_then(|name| name.as_str().or_else(|| name.get("content")?.as_str()));
-                    name.and_then(|name| tokenizer.token_id(name))
-                        .or_else(|| tokens(Some(&config), id).first().copied())
+                let token = |field: &str, id: &str, guess: Option<u32>| {
+                    let by_number = || tokens(Some(&config), id).first().copied().or(guess);
+                    match named.as_ref().and_then(|named| named.get(field)) {
+                        Some(Value::Null) => None,
+                        Some(name) => name
+                            .as_str()
+                            .or_else(|| name.get("content")?.as_str())
+                            .and_then(|name| tokenizer.token_id(name))
+                            .or_else(by_number),
+                        None => by_number(),
+                    }
                 };
-                let (bos, eos) = (token("bos_token", "bos_token_id"), token("eos_token", "eos_token_id"));
+                let bos = token("bos_token", "bos_token_id", tokenizer.bos());
+                let eos = token("eos_token", "eos_token_id", tokenizer.eos());
                 Some(tokenizer.with_special(bos, eos))
+            }
+            None if matches!(network.config().mixer, Mixer::Rwkv(_)) && network.vocab_size() == 256 => {
+                Some(Tokenizer::bytes())
             }
             None => None,
         };

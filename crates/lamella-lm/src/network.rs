@@ -12,19 +12,14 @@ use crate::block::Block;
 use crate::check::{check, check_counts, completed};
 use crate::config::{Positions, TransformerConfig};
 use crate::embedding::{Pooling, Table};
+use crate::head::{Head, normed};
 use crate::hidden::Hidden;
 use crate::kv_cache::Cache;
-use crate::linear::{Linear, OperatorLookup};
+use crate::linear::{Linear, OperatorLookup, read_vector};
 use crate::norm::Norm;
 use crate::plan::TransformerPlan;
 use crate::rope::Rotations;
 use crate::site::{Family, LinearSite, Observer, Watch};
-
-/// The last norm and the projection to the vocabulary.
-struct Head {
-    norm: Option<Norm>,
-    linear: Option<Linear>,
-}
 
 /// A language model or encoder.
 ///
@@ -38,7 +33,7 @@ pub struct Network {
     linears: Vec<LinearSite>,
     unused: Vec<String>,
     pooling: Pooling,
-    tables: BTreeMap<String, Arc<[f32]>>,
+    tables: BTreeMap<String, Table<'static>>,
     blocks: Vec<Arc<Block>>,
     head: OnceLock<Arc<Head>>,
 }
@@ -107,12 +102,14 @@ impl Network {
     /// # Errors
     /// Arrays that cannot be read.
     pub fn resident_with(mut self, operators: &OperatorLookup<'_>) -> Result<Self, LmError> {
-        let mut tables = BTreeMap::new();
-        for name in self.embeddings() {
-            let table = Table::load(&*self.source, &name)?;
-            tables.insert(name, table);
+        for site in self.plan.tables(&self.config) {
+            let length = site.in_features * site.out_features;
+            let table = match operators(&site) {
+                Some(operator) => Table::Coded(operator),
+                None => Table::Resident(Arc::new(read_vector(&*self.source, &site.weight, length)?)),
+            };
+            self.tables.insert(site.weight, table);
         }
-        self.tables = tables;
         self.blocks = (0..self.n_blocks())
             .map(|index| Ok(Arc::new(self.load_block(index, &*self.source, operators)?)))
             .collect::<Result<_, LmError>>()?;
@@ -127,7 +124,7 @@ impl Network {
     }
     /// Bytes of all weights in memory; 0 unless [resident](Network::resident). A tied head counts once.
     pub fn resident_bytes(&self) -> usize {
-        let mut bytes = self.tables.values().map(|table| size_of_val(&table[..])).sum();
+        let mut bytes = self.tables.values().map(Table::resident_bytes).sum();
         let mut count = |linear: &Linear| bytes += linear.resident_bytes();
         for block in &self.blocks {
             block.for_each_linear(&mut count);
@@ -172,12 +169,7 @@ impl Network {
     }
     /// Arrays that are looked up: token embedding first, then positions and token types where they exist.
     pub fn embeddings(&self) -> Vec<String> {
-        let plan = &self.plan;
-        [Some(&plan.token_embedding), plan.position_embedding.as_ref(), plan.type_embedding.as_ref()]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
+        self.plan.tables(&self.config).into_iter().map(|site| site.weight).collect()
     }
     /// Arrays of the checkpoint that this network does not read.
     pub fn unused_arrays(&self) -> &[String] {
@@ -234,9 +226,13 @@ impl Network {
     ) -> Result<Hidden, LmError> {
         let config = &self.config;
         let is_own = std::ptr::addr_eq(source, &*self.source);
+        let sites = self.plan.tables(config);
         let table = |name: &str| match self.tables.get(name) {
-            Some(numbers) if is_own => Ok(Table::Resident(numbers.clone())),
-            _ => Table::open(source, name),
+            Some(table) if is_own => Ok(table.clone()),
+            _ => {
+                let rows = sites.iter().find(|site| site.weight == name).map_or(0, |site| site.out_features);
+                Table::open(source, name, (rows, config.hidden_size))
+            }
         };
         let tokens = table(&self.plan.token_embedding)?;
         let types = self.plan.type_embedding.as_deref().map(table).transpose()?;
@@ -266,7 +262,8 @@ impl Network {
             }
         }
         if let Some(plan) = &self.plan.embedding_norm {
-            Norm::load(plan, config.norm, config.norm_epsilon, source)?.rows(&mut values);
+            let norm = Norm::load(plan, config.norm, config.norm_epsilon, config.hidden_size, source)?;
+            norm.rows(&mut values);
         }
         let rotations = match &config.positions {
             Positions::Rotary(rope) => {
@@ -388,20 +385,9 @@ impl Network {
     }
 
     fn load_head(&self, source: &dyn TensorSource, operators: &OperatorLookup<'_>) -> Result<Head, LmError> {
-        let config = &self.config;
-        let norm = match &self.plan.final_norm {
-            Some(plan) => Some(Norm::load(plan, config.norm, config.norm_epsilon, source)?),
-            None => None,
-        };
         let is_own = std::ptr::addr_eq(source, &*self.source);
-        let linear = match &self.plan.head {
-            Some(site) => Some(match self.tables.get(&site.weight) {
-                Some(table) if is_own => Linear::from_dense(site.clone(), table.clone()),
-                _ => Linear::load(site, source, operators)?,
-            }),
-            None => None,
-        };
-        Ok(Head { norm, linear })
+        let tied = self.plan.head.as_ref().and_then(|site| self.tables.get(&site.weight));
+        Head::load(&self.plan, &self.config, tied.filter(|_| is_own), source, operators)
     }
 
     fn own_head(&self) -> Result<Arc<Head>, LmError> {
@@ -419,23 +405,8 @@ impl Network {
         range: Range<usize>,
         observer: Option<&mut dyn Observer>,
     ) -> Result<Vec<f32>, LmError> {
-        let linear = head
-            .linear
-            .as_ref()
-            .ok_or_else(|| self.unsupported("is an encoder and has no logits".to_owned()))?;
-        let rows = self.normed(head.norm.as_ref(), hidden, range);
-        Watch(observer).see(&linear.site, &rows);
-        Ok(linear.apply(&rows))
-    }
-
-    fn normed(&self, norm: Option<&Norm>, hidden: &Hidden, range: Range<usize>) -> Vec<f32> {
-        let end = range.end.min(hidden.n_tokens());
-        let start = range.start.min(end);
-        let mut rows = hidden.values[start * hidden.hidden_size..end * hidden.hidden_size].to_vec();
-        if let Some(norm) = norm {
-            norm.rows(&mut rows);
-        }
-        rows
+        head.logits(hidden, range, &mut Watch(observer))
+            .ok_or_else(|| self.unsupported("is an encoder and has no logits".to_owned()))
     }
 
     /// Logits after every token, `[total_tokens, vocab_size]`.
@@ -478,9 +449,9 @@ impl Network {
     /// # Errors
     /// Arrays that cannot be read.
     pub fn observe_head(&self, hidden: &Hidden, observer: &mut dyn Observer) -> Result<(), LmError> {
-        if let (Some(site), Some(plan)) = (&self.plan.head, &self.plan.final_norm) {
-            let norm = Norm::load(plan, self.config.norm, self.config.norm_epsilon, &*self.source)?;
-            let rows = self.normed(Some(&norm), hidden, 0..hidden.n_tokens());
+        if let Some(site) = &self.plan.head {
+            let norm = Head::load_norm(&self.plan, &self.config, &*self.source)?;
+            let rows = normed(norm.as_ref(), hidden, 0..hidden.n_tokens());
             Watch(Some(observer)).see(site, &rows);
         }
         Ok(())

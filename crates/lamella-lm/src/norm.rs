@@ -28,17 +28,20 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
+    /// Reads a norm over rows of `width` features.
     pub(crate) fn load(
         plan: &NormPlan,
         kind: NormKind,
         epsilon: f32,
+        width: usize,
         source: &dyn TensorSource,
     ) -> Result<Self, LmError> {
+        let read = |name: &String| read_vector(source, name, width);
         Ok(Self {
             kind,
             epsilon,
-            weight: read_vector(source, &plan.weight)?,
-            bias: plan.bias.as_ref().map(|name| read_vector(source, name)).transpose()?,
+            weight: read(&plan.weight)?,
+            bias: plan.bias.as_ref().map(read).transpose()?,
         })
     }
 

@@ -32,23 +32,27 @@ pub(crate) struct DensePlan {
 /// Arrays of the feed-forward half of a block.
 #[derive(Debug, Clone)]
 pub(crate) enum FeedForwardPlan {
-    Dense(DensePlan),
-    ChannelMix(ChannelMixPlan),
-    Experts {
-        router: LinearSite,
-        experts: Vec<DensePlan>,
-        /// The network for every token, and its gate of one output.
-        shared: Option<(DensePlan, LinearSite)>,
-        experts_per_token: usize,
-        is_normalized: bool,
-    },
+    Dense(Box<DensePlan>),
+    ChannelMix(Box<ChannelMixPlan>),
+    Experts(Box<ExpertsPlan>),
+}
+
+/// Arrays of a mixture of experts.
+#[derive(Debug, Clone)]
+pub(crate) struct ExpertsPlan {
+    pub(crate) router: LinearSite,
+    pub(crate) experts: Vec<DensePlan>,
+    /// The network for every token, and its gate of one output.
+    pub(crate) shared: Option<(DensePlan, LinearSite)>,
+    pub(crate) experts_per_token: usize,
+    pub(crate) is_normalized: bool,
 }
 
 /// Arrays of the half of a block in which tokens see each other.
 #[derive(Debug, Clone)]
 pub(crate) enum MixerPlan {
-    Attention(AttentionPlan),
-    Rwkv(TimeMixPlan),
+    Attention(Box<AttentionPlan>),
+    Rwkv(Box<TimeMixPlan>),
 }
 
 /// Arrays of one block.
@@ -200,24 +204,25 @@ impl Builder<'_> {
     fn channel_mix(&self, version: u8, intermediate: usize) -> FeedForwardPlan {
         let widths = (self.config.hidden_size, intermediate);
         let site = |array: &str, input: &str, shape, role| self.named(array, input, shape, role);
-        FeedForwardPlan::ChannelMix(ChannelMixPlan::new(version, &self.base, widths, &site))
+        FeedForwardPlan::ChannelMix(Box::new(ChannelMixPlan::new(version, &self.base, widths, &site)))
     }
 
     fn mixer(&self) -> MixerPlan {
         match self.config.mixer {
-            Mixer::Attention => MixerPlan::Attention(self.attention()),
+            Mixer::Attention => MixerPlan::Attention(Box::new(self.attention())),
             Mixer::Rwkv(version) => {
                 let widths = (self.config.hidden_size, self.config.n_heads);
                 let site = |array: &str, input: &str, shape, role| self.named(array, input, shape, role);
-                MixerPlan::Rwkv(TimeMixPlan::new(version, self.block, &self.base, widths, &site, self.shape))
+                let plan = TimeMixPlan::new(version, self.block, &self.base, widths, &site, self.shape);
+                MixerPlan::Rwkv(Box::new(plan))
             }
         }
     }
 
     fn feed_forward(&self) -> FeedForwardPlan {
         let config = self.config;
-        match &config.feed_forward[self.block] {
-            &FeedForwardConfig::Dense { intermediate_size } => {
+        match config.feed_forward[self.block] {
+            FeedForwardConfig::Dense { intermediate_size } => {
                 let names = match config.naming {
                     Naming::Llama | Naming::Mixtral | Naming::Rwkv => {
                         ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -225,16 +230,21 @@ impl Builder<'_> {
                     Naming::Gpt2 => ["", "mlp.c_fc", "mlp.c_proj"],
                     Naming::Bert => ["", "intermediate.dense", "output.dense"],
                 };
-                FeedForwardPlan::Dense(self.dense(names, "feed_forward_input", "", intermediate_size))
+                FeedForwardPlan::Dense(Box::new(self.dense(
+                    names,
+                    "feed_forward_input",
+                    "",
+                    intermediate_size,
+                )))
             }
-            &FeedForwardConfig::ChannelMix { intermediate_size } => {
+            FeedForwardConfig::ChannelMix { intermediate_size } => {
                 let Mixer::Rwkv(version) = config.mixer else {
                     // A channel mix only ever stands in an RWKV block; its newest form is as good as any.
                     return self.channel_mix(7, intermediate_size);
                 };
                 self.channel_mix(version, intermediate_size)
             }
-            &FeedForwardConfig::Experts {
+            FeedForwardConfig::Experts {
                 n_experts,
                 experts_per_token,
                 intermediate_size,
@@ -263,7 +273,7 @@ impl Builder<'_> {
                 let one = |name: String, width: usize| {
                     self.site(&name, "feed_forward_input", (hidden, width), Role::Router, false)
                 };
-                FeedForwardPlan::Experts {
+                FeedForwardPlan::Experts(Box::new(ExpertsPlan {
                     router: one(format!("{module}.gate"), n_experts),
                     experts: (0..n_experts).map(expert).collect(),
                     shared: shared_intermediate_size.map(|width| {
@@ -277,7 +287,7 @@ impl Builder<'_> {
                     }),
                     experts_per_token,
                     is_normalized,
-                }
+                }))
             }
         }
     }
@@ -392,6 +402,34 @@ impl TransformerPlan {
         }
     }
 
+    /// Tables that are looked up, as linears from `hidden_size` features to one per row: tokens first, then positions
+    /// and token types where they exist.
+    pub(crate) fn tables(&self, config: &TransformerConfig) -> Vec<LinearSite> {
+        let positions = match config.positions {
+            Positions::Learned { rows, .. } => rows,
+            Positions::Rotary(_) | Positions::Order => 0,
+        };
+        let names = [
+            (Some(&self.token_embedding), config.vocab_size),
+            (self.position_embedding.as_ref(), positions),
+            (self.type_embedding.as_ref(), config.type_vocab_size),
+        ];
+        let site = |(name, rows): (Option<&String>, usize)| {
+            Some(LinearSite {
+                weight: name?.clone(),
+                bias: None,
+                input: "embedding".to_owned(),
+                block: None,
+                in_features: config.hidden_size,
+                out_features: rows,
+                role: Role::Embedding,
+                is_transposed: false,
+                expert: None,
+            })
+        };
+        names.into_iter().filter_map(site).collect()
+    }
+
     /// Every linear in the order it runs, the head last.
     pub(crate) fn linears(&self) -> Vec<LinearSite> {
         let mut sites = Vec::new();
@@ -410,10 +448,10 @@ impl TransformerPlan {
             match &block.feed_forward {
                 FeedForwardPlan::Dense(plan) => dense(&mut sites, plan),
                 FeedForwardPlan::ChannelMix(plan) => sites.extend(plan.sites().cloned()),
-                FeedForwardPlan::Experts { router, experts, shared, .. } => {
-                    sites.push(router.clone());
-                    experts.iter().for_each(|plan| dense(&mut sites, plan));
-                    if let Some((plan, gate)) = shared {
+                FeedForwardPlan::Experts(plan) => {
+                    sites.push(plan.router.clone());
+                    plan.experts.iter().for_each(|plan| dense(&mut sites, plan));
+                    if let Some((plan, gate)) = &plan.shared {
                         dense(&mut sites, plan);
                         sites.push(gate.clone());
                     }

@@ -73,6 +73,9 @@ impl LinearSite {
     }
 }
 
+/// Names a linear of a block: `(array, input, (in_features, out_features), role)`.
+pub(crate) type SiteMaker<'a> = dyn Fn(&str, &str, (usize, usize), Role) -> LinearSite + 'a;
+
 /// Watches the inputs of linears while a network runs.
 pub trait Observer {
     /// Rows that linears with input key `input` are about to multiply: `[tokens, features]` row-major.

@@ -64,12 +64,11 @@ impl Tokenizer {
         Self { kind: Kind::Bytes, bos: None, eos: None }
     }
 
-    /// Names the tokens that begin and end a text, where the model's configuration knows better than the guess by
-    /// usual names; `None` keeps the guess.
+    /// Names the tokens that begin and end a text, where the model's configuration knows them (or knows that there
+    /// are none) instead of the guess by usual names.
     #[must_use]
     pub fn with_special(mut self, bos: Option<u32>, eos: Option<u32>) -> Self {
-        self.bos = bos.or(self.bos);
-        self.eos = eos.or(self.eos);
+        (self.bos, self.eos) = (bos, eos);
         self
     }
 

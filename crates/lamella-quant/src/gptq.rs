@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use crate::feedback::{Chunk, ColumnQuantizer, sweep};
-use crate::grid::{Group, Zero, groups_per_row, static_groups};
+use crate::grid::{self, Group, Zero, groups_per_row, round_to_nearest, static_groups};
 
 /// When a group's grid is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +160,16 @@ pub fn gptq(weights: &[f32], columns: usize, upper: &[f32], order: &[u32], setti
     Quantized { codes, groups, reconstruction }
 }
 
+/// [`gptq`] where nothing is known of the inputs: rounding to nearest on grids fitted to the weights, which is what
+/// the sweep comes to when no column can hide another's error. Memory and time are those of the weights.
+pub fn without_feedback(weights: &[f32], columns: usize, settings: &Gptq) -> Quantized {
+    let Gptq { bits, group_size, zero, .. } = *settings;
+    let groups = static_groups(weights, columns, group_size, bits, zero);
+    let codes = round_to_nearest(weights, columns, group_size, bits, &groups);
+    let reconstruction = grid::reconstruct(&codes, columns, group_size, &groups);
+    Quantized { codes, groups, reconstruction }
+}
+
 /// Which way [`reorder`] moves columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -196,7 +206,6 @@ pub fn activation_order(diagonal: &[f32]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grid::round_to_nearest;
 
     fn settings(groups: Groups) -> Gptq {
         Gptq { bits: 3, group_size: 16, groups, zero: Zero::Float }
@@ -217,6 +226,7 @@ mod tests {
             let quantized = gptq(&weights, columns, &identity(columns), &order, &settings(groups));
             assert_eq!(quantized.codes, expected, "{groups:?}");
             assert_eq!(quantized.groups, nearest, "{groups:?}");
+            assert_eq!(quantized, without_feedback(&weights, columns, &settings(groups)));
         }
     }
 

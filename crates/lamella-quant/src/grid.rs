@@ -58,6 +58,11 @@ impl Group {
         Self { scale, minimum, zero_point: 0 }
     }
 
+    /// Whether scale and minimum are finite: a range too wide for 16-bit floats gives a grid that is not.
+    pub fn is_finite(&self) -> bool {
+        self.scale.is_finite() && self.minimum.is_finite()
+    }
+
     /// The code of the nearest level.
     #[inline]
     pub fn quantize(&self, value: f32, bits: u32) -> u32 {
@@ -72,9 +77,10 @@ impl Group {
     }
 }
 
-/// The scale as stored: a 16-bit float, never rounded to zero or infinity while the range is not.
+/// The scale as stored: a 16-bit float, never rounded to zero while the range is not. Beyond 65,504 it is infinite:
+/// such a grid cannot be stored, and whoever writes it refuses ([`Group::is_finite`]).
 fn stored_scale(scale: f32) -> f32 {
-    let stored = f16::from_f32(scale.min(f16::MAX.to_f32())).to_f32();
+    let stored = f16::from_f32(scale).to_f32();
     if stored == 0.0 && scale > 0.0 { f16::MIN_POSITIVE_SUBNORMAL.to_f32() } else { stored }
 }
 
@@ -108,6 +114,15 @@ pub fn round_to_nearest(weights: &[f32], columns: usize, group_size: usize, bits
         .collect()
 }
 
+/// The levels of codes, row-major.
+pub fn reconstruct(codes: &[u8], columns: usize, group_size: usize, groups: &[Group]) -> Vec<f32> {
+    let per_row = groups_per_row(columns, group_size);
+    let level = |(index, &code): (usize, &u8)| {
+        groups[index / columns * per_row + index % columns / group_size].dequantize(u32::from(code))
+    };
+    codes.iter().enumerate().map(level).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +135,14 @@ mod tests {
         assert_eq!(group.quantize(0.4, 2), 1);
         assert_eq!(group.dequantize(3), 2.0);
         assert_eq!(group.quantize(99.0, 2), 3);
+    }
+
+    #[test]
+    fn a_range_beyond_sixteen_bits_is_marked() {
+        for zero in [Zero::Float, Zero::Integer] {
+            assert!(!Group::covering([1e38, -1e38].into_iter(), 4, zero).is_finite());
+            assert!(Group::covering([3e5, -6e4].into_iter(), 4, zero).is_finite());
+        }
     }
 
     #[test]

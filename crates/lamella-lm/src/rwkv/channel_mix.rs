@@ -7,9 +7,9 @@ use crate::LmError;
 use crate::elementwise::{map, multiply, sigmoid};
 use crate::hidden::Hidden;
 use crate::kv_cache::Cache;
-use crate::linear::{Linear, OperatorLookup, read_vector};
+use crate::linear::{Linear, OperatorLookup};
 use crate::plan::Needed;
-use crate::site::{LinearSite, Role, Watch};
+use crate::site::{LinearSite, Role, SiteMaker, Watch};
 
 /// Arrays of a channel mix.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl ChannelMixPlan {
         version: u8,
         base: &str,
         (hidden, intermediate): (usize, usize),
-        site: &dyn Fn(&str, &str, (usize, usize), Role) -> LinearSite,
+        site: &SiteMaker<'_>,
     ) -> Self {
         let mu = |letter: char| match version {
             7 => format!("{base}ffn.x_{letter}"),
@@ -73,7 +73,7 @@ impl ChannelMix {
         source: &dyn TensorSource,
         operators: &OperatorLookup<'_>,
     ) -> Result<Self, LmError> {
-        let mu = |name: &String| super::time_mix::read_mu(source, name, plan.version);
+        let mu = |name: &String| super::time_mix::read_mu(source, name, plan.key.in_features, plan.version);
         let receptance = match (&plan.receptance, &plan.mu_receptance) {
             (Some(site), Some(name)) => Some((Linear::load(site, source, operators)?, mu(name)?)),
             _ => None,
@@ -115,9 +115,4 @@ impl ChannelMix {
         }
         outputs
     }
-}
-
-/// A vector read as it is stored.
-pub(super) fn vector(source: &dyn TensorSource, name: &str) -> Result<Vec<f32>, LmError> {
-    read_vector(source, name)
 }

@@ -14,14 +14,17 @@ pub(super) struct Step<'a> {
     pub(super) decay: &'a [f32],
 }
 
-/// Runs `step(head, token, state, out)` over the tokens of every head of every sequence, heads side by side.
-/// States are `[head_dim, head_dim]`, zero at first or from a cache. Returns `[tokens, heads * head_dim]`.
+/// `(head, token, state, out)`: reads and updates a head's state, fills its output.
+pub(super) type StepFunction<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a;
+
+/// Runs `step` over the tokens of every head of every sequence, heads side by side. States are
+/// `[head_dim, head_dim]`, zero at first or from a cache. Returns `[tokens, heads * head_dim]`.
 pub(super) fn run(
     hidden: &Hidden,
     index: usize,
     caches: Option<&mut [Cache]>,
     (heads, head_dim): (usize, usize),
-    step: &(dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync),
+    step: &StepFunction<'_>,
 ) -> Vec<f32> {
     let mut caches = caches;
     let width = heads * head_dim;

@@ -3,7 +3,6 @@
 use lamella_codec::TensorSource;
 use rayon::prelude::*;
 
-use super::channel_mix::vector;
 use super::recurrence::{Step, additive, delta, run};
 use super::{mixed, shifted};
 use crate::LmError;
@@ -11,11 +10,11 @@ use crate::config::NormKind;
 use crate::elementwise::{exp, map, multiply, sigmoid, tanh};
 use crate::hidden::Hidden;
 use crate::kv_cache::Cache;
-use crate::linear::{Linear, OperatorLookup};
+use crate::linear::{Linear, OperatorLookup, read_vector};
 use crate::norm::{Norm, NormPlan};
-use crate::plan::Needed;
+use crate::plan::{Needed, Shapes};
 use crate::product::{Layout, multiply as matrix_product};
-use crate::site::{LinearSite, Role, Watch};
+use crate::site::{LinearSite, Role, SiteMaker, Watch};
 
 /// Version 7 decays by at most this much in the exponent: `e^(-1/2)`.
 const SLOWEST: f32 = 0.606_531;
@@ -43,8 +42,8 @@ impl TimeMixPlan {
         block: usize,
         base: &str,
         (hidden, heads): (usize, usize),
-        site: &dyn Fn(&str, &str, (usize, usize), Role) -> LinearSite,
-        shape: &dyn Fn(&str) -> Option<Vec<usize>>,
+        site: &SiteMaker<'_>,
+        shape: &Shapes<'_>,
     ) -> Self {
         let base = format!("{base}att.");
         let is_first = block == 0;
@@ -64,7 +63,8 @@ impl TimeMixPlan {
             add("gate", "gate.weight", "gate", square, Role::Gate);
         }
         add("output", "output.weight", "output", square, Role::Output);
-        let rank = |name: &str| shape(&format!("{base}{name}")).and_then(|s| s.first().copied()).unwrap_or(1);
+        let rank =
+            |name: &str| shape(&format!("{base}{name}")).and_then(|s| s.first().copied()).unwrap_or(1).max(1);
         let mut needed: Vec<(&str, Vec<usize>)> = Vec::new();
         let wide = vec![hidden];
         match version {
@@ -135,8 +135,13 @@ impl TimeMixPlan {
 }
 
 /// A token shift's weights: version 5 stores the share of the row itself, later ones that of the row before.
-pub(super) fn read_mu(source: &dyn TensorSource, name: &str, version: u8) -> Result<Vec<f32>, LmError> {
-    let mut mu = vector(source, name)?;
+pub(super) fn read_mu(
+    source: &dyn TensorSource,
+    name: &str,
+    width: usize,
+    version: u8,
+) -> Result<Vec<f32>, LmError> {
+    let mut mu = read_vector(source, name, width)?;
     if version == 5 {
         mu.iter_mut().for_each(|x| *x = 1.0 - *x);
     }
@@ -177,17 +182,20 @@ enum Version {
     /// Constant decay and shifts.
     Five { decay: Vec<f32>, bonus: Vec<f32> },
     /// Both depend on the data: `maa [5 * rank, hidden]`, `maa_up [5, hidden, rank]`, in the order w, k, v, r, g.
-    Six { base: Vec<f32>, maa: Linear, maa_up: Vec<f32>, decay: LowRank, bonus: Vec<f32> },
+    Six { base: Vec<f32>, maa: Box<Linear>, maa_up: Vec<f32>, decay: Box<LowRank>, bonus: Vec<f32> },
     /// The delta rule.
-    Seven {
-        decay: LowRank,
-        rate: LowRank,
-        gate: LowRank,
-        value: Option<LowRank>,
-        removal: Vec<f32>,
-        key_rate: Vec<f32>,
-        bonus: Vec<f32>,
-    },
+    Seven(Box<DeltaRule>),
+}
+
+/// The projections and vectors of version 7.
+struct DeltaRule {
+    decay: LowRank,
+    rate: LowRank,
+    gate: LowRank,
+    value: Option<LowRank>,
+    removal: Vec<f32>,
+    key_rate: Vec<f32>,
+    bonus: Vec<f32>,
 }
 
 /// A time mix with its weights.
@@ -211,7 +219,12 @@ impl TimeMix {
         source: &dyn TensorSource,
         operators: &OperatorLookup<'_>,
     ) -> Result<Self, LmError> {
-        let read = |name: &str| vector(source, &format!("{}{name}", plan.base));
+        let width = plan.heads * plan.head_dim;
+        let read = |name: &str| {
+            let name = format!("{}{name}", plan.base);
+            let needed = plan.others.iter().find(|(known, _)| *known == name);
+            read_vector(source, &name, needed.map_or(width, |(_, shape)| shape.iter().product()))
+        };
         let linear = |name: &str| -> Result<Linear, LmError> {
             let found = plan.sites.iter().find(|(known, _)| *known == name);
             let (_, site) = found.ok_or_else(|| LmError::MissingArray {
@@ -224,15 +237,14 @@ impl TimeMix {
             let base = if base.is_empty() { Vec::new() } else { read(base)? };
             Ok(LowRank { down: linear(down)?, up: linear(up)?, base })
         };
-        let mu = |name: &str| read_mu(source, &format!("{}{name}", plan.base), plan.version);
+        let mu = |name: &str| read_mu(source, &format!("{}{name}", plan.base), width, plan.version);
         let (mu, version) = match plan.version {
             7 => {
                 let all = read("x_rwkvag")?;
-                let width = all.len() / 6;
                 let part = |index: usize| all[index * width..(index + 1) * width].to_vec();
                 // Stored in the order r, w, k, v, a, g.
                 let mu = [part(1), part(2), part(3), part(0), part(5), part(4)];
-                let version = Version::Seven {
+                let version = Version::Seven(Box::new(DeltaRule {
                     decay: low_rank("w1", "w2", "w0")?,
                     rate: low_rank("a1", "a2", "a0")?,
                     gate: low_rank("g1", "g2", "")?,
@@ -240,7 +252,7 @@ impl TimeMix {
                     removal: read("k_k")?,
                     key_rate: read("k_a")?,
                     bonus: read("r_k")?,
-                };
+                }));
                 (mu, version)
             }
             6 => {
@@ -254,9 +266,9 @@ impl TimeMix {
                 ];
                 let version = Version::Six {
                     base: read("time_maa_x")?,
-                    maa: linear("maa")?,
+                    maa: Box::new(linear("maa")?),
                     maa_up: read("time_maa_w2")?,
-                    decay: low_rank("w1", "w2", "time_decay")?,
+                    decay: Box::new(low_rank("w1", "w2", "time_decay")?),
                     bonus: read("time_faaaa")?,
                 };
                 (mu, version)
@@ -287,7 +299,7 @@ impl TimeMix {
             gate: if plan.has_gate && plan.version < 7 { Some(linear("gate")?) } else { None },
             output: linear("output")?,
             mu,
-            group_norm: Norm::load(&norm, NormKind::Layer, epsilon, source)?,
+            group_norm: Norm::load(&norm, NormKind::Layer, epsilon, width, source)?,
             version,
         })
     }
@@ -305,8 +317,8 @@ impl TimeMix {
                 low_rank(decay);
                 show(maa);
             }
-            Version::Seven { decay, rate, gate, value, .. } => {
-                [decay, rate, gate].into_iter().chain(value).for_each(low_rank);
+            Version::Seven(rule) => {
+                [&rule.decay, &rule.rate, &rule.gate].into_iter().chain(&rule.value).for_each(low_rank);
             }
         }
     }
@@ -366,7 +378,8 @@ impl TimeMix {
                 });
                 self.normalize_heads(&mut outputs);
             }
-            Version::Seven { decay, rate, gate: gates, value: mix, removal, key_rate, bonus } => {
+            Version::Seven(rule) => {
+                let DeltaRule { decay, rate, gate: gates, value: mix, removal, key_rate, bonus } = &**rule;
                 gate = Some(gates.apply(&g, sigmoid, watch));
                 let mut rate = rate.apply(&a, |x| x, watch);
                 map(&mut rate, sigmoid);

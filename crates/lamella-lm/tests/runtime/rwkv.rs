@@ -56,7 +56,7 @@ fn logits_agree_with_the_reference() {
         let Some(path) = shared(&format!("lm/rwkv/{name}.bin")) else { return };
         let network = open(&path, version, intermediate);
         let prompt: Vec<u32> = PROMPT.iter().map(|&b| u32::from(b)).collect();
-        let hidden = network.forward(&[prompt.clone()]).unwrap();
+        let hidden = network.forward(std::slice::from_ref(&prompt)).unwrap();
         let logits = network.logits_range(&hidden, 2..3, None).unwrap();
         let expected = floats(path.with_file_name(format!("{expected}.bin")));
         let error = largest_difference(&logits, &expected);

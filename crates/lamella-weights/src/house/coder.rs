@@ -10,11 +10,11 @@
 //! All arithmetic is `f32` in the order written here. Numbers are visited column by column, in each column from
 //! the first row to the last. A number's *position* is `|code| - quantizer / 2` (0 for code 0).
 //!
-//! 1. Rows: `f_i = (V + S_i) / (V + T)`, `V` = 6, `S_i` the sum of `position * h_j` over earlier columns, `T` the
+//! 1. Rows: `f_i = (V + S_i) / (V + T)`, `V` = 8, `S_i` the sum of `position * h_j` over earlier columns, `T` the
 //!    sum of `mean_j * h_j`, `h_j = 1 / (mean_j + 1/2)`.
 //! 2. Column: before its first row its mean is expected to be `A / step_j`, `A` the average of `mean_j * step_j`
-//!    over earlier columns with weights `mean_j h_j` that fade by 63/64 (1 for the very first). Before every 16th
-//!    row the estimate is `(W expected + sum of positions) / (W + sum of f_i)` over the rows so far, `W` = 12.
+//!    over earlier columns with weights `mean_j h_j` that fade by 63/64 (1 for the very first). Before every 8th
+//!    row the estimate is `(W expected + sum of positions) / (W + sum of f_i)` over the rows so far, `W` = 24.
 //! 3. Class: [`class_of`]`(estimate * f_i)`.
 //! 4. Symbol: `|code| >> shift`, with `shift` 0 below a class mean of 8 and one more per octave; the last symbol
 //!    escapes to an adaptive Golomb code; the shifted-out bits and the sign are raw.
@@ -32,19 +32,19 @@ use lamella_quant::sweep::trellis::Trellis;
 /// Rows of a strip: each strip has its own trellis state.
 pub const STRIP_ROWS: usize = 64;
 /// Rows between two looks at a column's mean.
-const BLOCK_ROWS: usize = 16;
+const BLOCK_ROWS: usize = 8;
 /// Symbols of a table, the last one an escape.
 const SYMBOLS: usize = 40;
 /// Frequencies of a table sum to `1 << TOTAL_BITS`.
 const TOTAL_BITS: u32 = 15;
 /// Weight of what a column is expected to be, in rows.
-const COLUMN_PRIOR: f32 = 12.0;
+const COLUMN_PRIOR: f32 = 24.0;
 /// Weight of a row being like all others, in columns.
-const ROW_PRIOR: f32 = 6.0;
+const ROW_PRIOR: f32 = 8.0;
 /// How much of the average spread is kept from column to column.
 const FADE: f32 = 63.0 / 64.0;
 /// Weight of a table's first guess, in 1/16 of a symbol.
-const TABLE_PRIOR: u32 = 16 * 24;
+const TABLE_PRIOR: u32 = 16 * 96;
 /// Counts at which a table forgets half.
 const TABLE_LIMIT: u32 = 16 << 16;
 /// Magnitudes above this are no encoder's.

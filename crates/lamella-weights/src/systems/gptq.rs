@@ -29,14 +29,14 @@ use std::sync::Arc;
 use lamella_codec::{
     Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal, Registration,
 };
-use lamella_math::{InverseFactor, SecondMoment};
+use lamella_math::InverseFactor;
 use lamella_quant::gptq::{self, Direction, Groups, Order, activation_order, reorder};
 use lamella_quant::grid::Zero;
 
 use super::rtn::zero_argument;
 use crate::distortion::{distortion, weighted_energy};
 use crate::grouped::GroupedForm;
-use crate::matrix::{accepts_matrix, damaged, read_matrix, single_layer};
+use crate::matrix::{accepts_matrix, clamp, clamped_array, damaged, out_of_range, read_matrix, single_layer};
 
 /// `gptq(bits=4, group_size=128, groups=static, zero=float, order=natural)`.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ impl Codec for Gptq {
 
     fn stored_bytes(&self, spec: &ArraySpec) -> Option<u64> {
         let (rows, columns) = spec.matrix()?;
-        Some(self.form(rows, columns).stored_bytes() as u64)
+        Some(self.form(rows, columns).stored_bytes()? as u64)
     }
 
     fn accepts(&self, spec: &ArraySpec) -> Result<(), Refusal> {
@@ -126,27 +126,34 @@ impl Codec for Gptq {
         let matrix = read_matrix(&self.recipe, array)?;
         let columns = matrix.columns;
         let solver = |message: String| CodecError::Solver { array: array.spec.name.clone(), message };
-        // Without statistics every input counts the same, and the sweep is rounding to nearest.
-        let unit = || Arc::new(identity(columns));
-        let moment = knowledge.second_moment.clone().unwrap_or_else(unit);
-        if moment.dimension() != columns {
-            let message = format!("the second moment has {} features, the array {columns}", moment.dimension());
-            return Err(solver(message));
-        }
-        let order = match self.order {
-            Order::Natural => (0..columns as u32).collect(),
-            Order::Activation => activation_order(&moment.diagonal()),
-        };
-        let factor = InverseFactor::in_order(&moment, self.damping, &order)
-            .map_err(|error| solver(error.to_string()))?;
-        let swept = reorder(&matrix.values, columns, &order, Direction::ToSweep);
         let settings =
             gptq::Gptq { bits: self.bits, group_size: self.group_size, groups: self.groups, zero: self.zero };
-        let quantized = gptq::gptq(&swept, columns, factor.upper(), &order, &settings);
-        let reconstruction = reorder(&quantized.reconstruction, columns, &order, Direction::ToOriginal);
+        let natural = || (0..columns as u32).collect::<Vec<u32>>();
+        let (order, quantized) = match &knowledge.second_moment {
+            // Without statistics every input counts the same, and the sweep is rounding to nearest.
+            None => (natural(), gptq::without_feedback(&matrix.values, columns, &settings)),
+            Some(moment) if moment.dimension() != columns => {
+                let message =
+                    format!("the second moment has {} features, the array {columns}", moment.dimension());
+                return Err(solver(message));
+            }
+            Some(moment) => {
+                let order = match self.order {
+                    Order::Natural => natural(),
+                    Order::Activation => activation_order(&moment.diagonal()),
+                };
+                let factor = InverseFactor::in_order(moment, self.damping, &order)
+                    .map_err(|error| solver(error.to_string()))?;
+                let swept = reorder(&matrix.values, columns, &order, Direction::ToSweep);
+                let quantized = gptq::gptq(&swept, columns, factor.upper(), &order, &settings);
+                (order, quantized)
+            }
+        };
+        let mut reconstruction = reorder(&quantized.reconstruction, columns, &order, Direction::ToOriginal);
+        clamp(&mut reconstruction, array.spec.dtype);
         let payload = self.form(matrix.rows, columns).encode(&quantized.groups, &order, &quantized.codes);
         Ok(Encoded::single(
-            payload.map_err(solver)?,
+            payload.map_err(|message| out_of_range(&array.spec, &matrix, &message))?,
             distortion(&matrix.values, &reconstruction, columns, knowledge),
             weighted_energy(&matrix.values, columns, knowledge),
         ))
@@ -157,11 +164,6 @@ impl Codec for Gptq {
         let payload = single_layer(spec, layers)?;
         let values =
             self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
-        Ok(Array::from_f32(spec.clone(), &values)?)
+        clamped_array(spec, values)
     }
-}
-
-fn identity(columns: usize) -> SecondMoment {
-    let sum = (0..columns * columns).map(|i| f32::from(u8::from(i % (columns + 1) == 0))).collect();
-    SecondMoment::from_sum(columns, 1, sum).unwrap_or_else(|| SecondMoment::new(columns))
 }

@@ -9,7 +9,8 @@
 //! # Algorithm
 //! 1. `H` = mean of `x x^T`, damped by a fraction of its mean diagonal; `U` = upper Cholesky factor of `H^-1`.
 //! 2. Step of column `j`: `relative * s * U_jj`, `s` the root mean square weight over the geometric mean of `U_jj`,
-//!    rounded to quarter octaves around a common base. Rows with known usage get half octaves of their own.
+//!    rounded to quarter octaves around a common base. Tables with known row usage take 0.28 of that and half
+//!    octaves per row.
 //! 3. Sweep ([`lamella_quant::sweep`]): each column is rounded by Viterbi's search over the trellis with real code
 //!    lengths, reconstructed at its cells' centroids, and its error fed into the later columns. Twice: the first
 //!    sweep finds code lengths and centroids.
@@ -68,6 +69,7 @@ pub struct House {
     bits: f64,
     damping: f64,
     usage: f64,
+    lookup: f64,
     settings: EntropyCoded,
     factors: Mutex<Vec<(Weak<SecondMoment>, Arc<Factor>)>>,
 }
@@ -86,11 +88,12 @@ pub fn registration() -> Registration {
         summary: "a step per column, error feedback, a trellis and an adaptive entropy coder; meets any size",
         arguments: &[
             ("bits", "3", "bits per weight aimed at where no size is given, 0.1 to 16"),
-            ("damping", "0.01", "fraction of the mean diagonal added to the second moment, 0.000001 to 1"),
+            ("damping", "0.03", "fraction of the mean diagonal added to the second moment, 0.000001 to 1"),
             ("lambda", "0.1", "squared steps that one bit is worth when rounding, 0 to 1"),
-            ("trellis", "3", "memory bits of the trellis: 0 (none) or 2 to 8; more is better and slower to encode"),
+            ("trellis", "6", "memory bits of the trellis: 0 (none) or 2 to 8; more is better and slower to encode"),
             ("passes", "2", "sweeps, 1 to 8; the first ones learn code lengths and centroids"),
             ("usage", "0.5", "how strongly steps of rows follow how seldom they are used, 0 to 1"),
+            ("lookup", "0.28", "step of arrays whose rows are looked up (usage known), relative to all others, 0.01 to 10"),
         ],
         build: |recipe| Ok(Arc::new(House::from_recipe(recipe)?)),
     }
@@ -99,16 +102,17 @@ pub fn registration() -> Registration {
 impl House {
     fn from_recipe(recipe: &Recipe) -> Result<Self, CodecError> {
         let recipe = recipe.clone().name_positional("bits")?;
-        recipe.reject_unknown(&["bits", "damping", "lambda", "trellis", "passes", "usage"])?;
-        let memory_bits = recipe.integer("trellis", 0..=8u32, 3)?;
+        recipe.reject_unknown(&["bits", "damping", "lambda", "trellis", "passes", "usage", "lookup"])?;
+        let memory_bits = recipe.integer("trellis", 0..=8u32, 6)?;
         let trellis = Trellis::new(memory_bits).ok_or_else(|| CodecError::BadRecipe {
             recipe: recipe.to_string(),
             message: format!("`trellis` is {memory_bits}; allowed are 0 and 2 to 8"),
         })?;
         Ok(Self {
             bits: recipe.number("bits", 0.1..=16.0, 3.0)?,
-            damping: recipe.number("damping", 1e-6..=1.0, 0.01)?,
+            damping: recipe.number("damping", 1e-6..=1.0, 0.03)?,
             usage: recipe.number("usage", 0.0..=1.0, 0.5)?,
+            lookup: recipe.number("lookup", 0.01..=10.0, 0.28)?,
             settings: EntropyCoded {
                 lambda: recipe.number("lambda", 0.0..=1.0, 0.1)? as f32,
                 trellis,
@@ -176,6 +180,14 @@ impl House {
         (write(&header, matrix.rows, &swept.codes), swept)
     }
 
+    /// The step at relative step 1: see [`unit_step`]. Errors of a table's row meet no others to average with, so
+    /// looked-up tables take finer steps.
+    fn unit(&self, matrix: &Matrix, factor: &Factor, knowledge: &Knowledge) -> f64 {
+        let is_lookup = knowledge.row_usage.is_some();
+        unit_step(&matrix.values, &factor.diagonal) * if is_lookup { self.lookup } else { 1.0 }
+    }
+
+    /// Half octaves per row, or none.
     fn rows(&self, rows: usize, knowledge: &Knowledge) -> Vec<i32> {
         match knowledge.row_usage.as_deref() {
             Some(usage) if usage.len() == rows && self.usage > 0.0 => row_exponents(usage, self.usage),
@@ -222,7 +234,7 @@ impl<'a> Sampled<'a> {
     fn new(codec: &'a House, array: &Array<'_>, knowledge: &Knowledge) -> Result<Self, CodecError> {
         let matrix = read_matrix(&codec.recipe, array)?;
         let factor = codec.factor(&array.spec.name, matrix.columns, knowledge)?;
-        let unit = unit_step(&matrix.values, &factor.diagonal);
+        let unit = codec.unit(&matrix, &factor, knowledge);
         let rows = codec.rows(matrix.rows, knowledge);
         let (sample, picked) = sample(&matrix);
         let usage = knowledge.row_usage.as_ref().filter(|usage| usage.len() == matrix.rows);
@@ -282,7 +294,7 @@ impl Codec for House {
         let matrix = read_matrix(&self.recipe, array)?;
         let factor = self.factor(&array.spec.name, matrix.columns, knowledge)?;
         let relative = self.relative_step(array, knowledge, rate)?;
-        let unit = unit_step(&matrix.values, &factor.diagonal);
+        let unit = self.unit(&matrix, &factor, knowledge);
         let rows = self.rows(matrix.rows, knowledge);
         let (payload, swept) = self.solve(&matrix, unit, &factor, &rows, relative);
         let limit = largest(array.spec.dtype);

@@ -18,11 +18,11 @@ use std::sync::Arc;
 use lamella_codec::{
     Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal, Registration,
 };
-use lamella_quant::grid::{Zero, groups_per_row, round_to_nearest, static_groups};
+use lamella_quant::grid::{Zero, reconstruct, round_to_nearest, static_groups};
 
 use crate::distortion::{distortion, weighted_energy};
 use crate::grouped::GroupedForm;
-use crate::matrix::{accepts_matrix, damaged, read_matrix, single_layer};
+use crate::matrix::{accepts_matrix, clamp, clamped_array, damaged, out_of_range, read_matrix, single_layer};
 
 /// `rtn(bits=4, group_size=128, zero=float)`.
 #[derive(Debug, Clone)]
@@ -87,7 +87,7 @@ impl Codec for Rtn {
 
     fn stored_bytes(&self, spec: &ArraySpec) -> Option<u64> {
         let (rows, columns) = spec.matrix()?;
-        Some(self.form(rows, columns).stored_bytes() as u64)
+        Some(self.form(rows, columns).stored_bytes()? as u64)
     }
 
     fn accepts(&self, spec: &ArraySpec) -> Result<(), Refusal> {
@@ -99,18 +99,12 @@ impl Codec for Rtn {
         let (weights, columns) = (&matrix.values, matrix.columns);
         let groups = static_groups(weights, columns, self.group_size, self.bits, self.zero);
         let codes = round_to_nearest(weights, columns, self.group_size, self.bits, &groups);
-        let per_row = groups_per_row(columns, self.group_size);
-        let reconstruction: Vec<f32> = codes
-            .iter()
-            .enumerate()
-            .map(|(index, &code)| {
-                let group = &groups[index / columns * per_row + index % columns / self.group_size];
-                group.dequantize(u32::from(code))
-            })
-            .collect();
+        let mut reconstruction = reconstruct(&codes, columns, self.group_size, &groups);
         let payload = self.form(matrix.rows, columns).encode(&groups, &[], &codes);
+        let payload = payload.map_err(|message| out_of_range(&array.spec, &matrix, &message))?;
+        clamp(&mut reconstruction, array.spec.dtype);
         Ok(Encoded::single(
-            payload.map_err(|message| CodecError::Solver { array: array.spec.name.clone(), message })?,
+            payload,
             distortion(weights, &reconstruction, columns, knowledge),
             weighted_energy(weights, columns, knowledge),
         ))
@@ -121,6 +115,6 @@ impl Codec for Rtn {
         let payload = single_layer(spec, layers)?;
         let values =
             self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
-        Ok(Array::from_f32(spec.clone(), &values)?)
+        clamped_array(spec, values)
     }
 }
