@@ -15,6 +15,16 @@
 //!
 //! An architecture that is not listed gives [`LmError::UnknownArchitecture`].
 //!
+//! # What to call
+//! | to | call | memory |
+//! |---|---|---|
+//! | take statistics of a model larger than memory | [`Network::begin`], then [`Network::block`] one by one | one block, the activations |
+//! | quantise block by block | [`Network::block_with`] and a source that holds the coded block | the same |
+//! | evaluate many texts | [`Network::resident`], then [`Network::forward`] and [`Network::logits_range`] | all weights in `f32` |
+//! | run linears on their coded form | [`Network::resident_with`] and a [`LinearOperator`] for each | what the operators keep |
+//! | embed texts | [`Network::forward`], then [`Network::embed`] | |
+//! | continue a text | [`generate::generate`] on a resident network | weights, and a [`Cache`] for each text |
+//!
 //! # Determinism
 //! Results are the same bits at any thread count, and the same whether weights are read block by block or kept
 //! resident. They are not the same bits on machines with other vector units.

@@ -133,18 +133,12 @@ impl InverseFactor {
         let view = MatMut::from_column_major_slice_mut(&mut matrix, dimension, dimension);
         let scratch = cholesky_in_place_scratch::<f64>(dimension, Par::Seq, Default::default());
         let mut buffer = MemBuffer::new(scratch);
-        cholesky_in_place(
-            view,
-            Default::default(),
-            Par::Seq,
-            MemStack::new(&mut buffer),
-            Default::default(),
-        )
-        .map_err(|LltError::NonPositivePivot { index }| FactorError::NotPositive {
-            feature: feature(dimension - 1 - index.min(dimension - 1)),
-            dimension,
-            damping,
-        })?;
+        cholesky_in_place(view, Default::default(), Par::Seq, MemStack::new(&mut buffer), Default::default())
+            .map_err(|LltError::NonPositivePivot { index }| FactorError::NotPositive {
+                feature: feature(dimension - 1 - index.min(dimension - 1)),
+                dimension,
+                damping,
+            })?;
         let mut inverse = vec![0.0f64; dimension * dimension];
         invert_lower_triangular(
             MatMut::from_column_major_slice_mut(&mut inverse, dimension, dimension),
@@ -226,7 +220,8 @@ mod tests {
                         if i == j {
                             h += factor.absolute_damping();
                         }
-                        total += f64::from(factor.upper()[a * n + i]) * h * f64::from(factor.upper()[b * n + j]);
+                        total +=
+                            f64::from(factor.upper()[a * n + i]) * h * f64::from(factor.upper()[b * n + j]);
                     }
                 }
                 worst = worst.max((total - f64::from(u8::from(a == b))).abs());
@@ -259,10 +254,7 @@ mod tests {
             Err(FactorError::NotPositive { feature: 0, dimension: 3, damping: 0.0 })
         );
         assert!(InverseFactor::new(&moment, 0.01).is_ok());
-        assert_eq!(
-            InverseFactor::new(&SecondMoment::new(3), 0.01),
-            Err(FactorError::Empty { dimension: 3 })
-        );
+        assert_eq!(InverseFactor::new(&SecondMoment::new(3), 0.01), Err(FactorError::Empty { dimension: 3 }));
         assert!(matches!(
             InverseFactor::in_order(&moment, 0.01, &[0, 0, 1]),
             Err(FactorError::BadOrder { found: 3, dimension: 3 })

@@ -22,6 +22,8 @@ pub use lamella_weights as weights;
 
 mod catalogue;
 
+pub use catalogue::title as system_title;
+
 use std::sync::Arc;
 
 /// Every system and every codec of this build.

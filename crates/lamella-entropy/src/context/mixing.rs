@@ -13,7 +13,7 @@ pub(super) struct Learner {
 }
 
 /// Weights of a trained matrix hardly change character on the way: average over long.
-const COUNT_LIMIT: u16 = 500;
+const COUNT_LIMIT: u16 = 1000;
 
 /// `65536 / (n + 1.6)`.
 const RATES: [u32; COUNT_LIMIT as usize + 1] = {
@@ -106,13 +106,13 @@ impl Mixer {
             i64::from(if bit { 65_535 - i32::from(decision.mixed) } else { -i32::from(decision.mixed) });
         let weights = &mut self.weights[decision.set];
         for input in 0..INPUTS {
-            // A rate of about 0.002 per unit of log-odds and of error.
-            let change = (i64::from(decision.stretched[input]) * error) >> 14;
+            // Slow: neighbours say little, and what is learned must not be lost in noise.
+            let change = (i64::from(decision.stretched[input]) * error) >> 15;
             weights[input] = (i64::from(weights[input]) + change).clamp(-(1 << 20), 1 << 20) as i32;
             self.learners[decision.slots[input]].update(bit);
         }
         let entry = &mut self.corrections[decision.set][decision.bucket];
         let target = if bit { (1i64 << 22) - 1 } else { 0 };
-        *entry = (i64::from(*entry) + ((target - i64::from(*entry)) >> 7)) as u32;
+        *entry = (i64::from(*entry) + ((target - i64::from(*entry)) >> 8)) as u32;
     }
 }

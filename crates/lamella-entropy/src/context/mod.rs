@@ -93,7 +93,7 @@ pub fn encode(columns: &Columns<'_>) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Error::OutputTooLarge`] above `max_output`; [`Error::Truncated`] where the decoder runs past the end of the input
-/// (checked after every column, so time is bounded by the input's length and one column); [`Error::Corrupt`] for bytes
+/// (checked every 1,024 codes, so time and memory are bounded by the input's length); [`Error::Corrupt`] for bytes
 /// after the end.
 pub fn decode(bytes: &[u8], column_length: usize, classes: &[u8], max_output: usize) -> Result<Vec<i32>> {
     let needed = column_length as u128 * classes.len() as u128;
@@ -106,18 +106,26 @@ pub fn decode(bytes: &[u8], column_length: usize, classes: &[u8], max_output: us
     let mut model = Model::new(column_length);
     for &class in classes {
         model.begin_column(class);
-        for _ in 0..column_length {
+        for row in 0..column_length {
             codes.push(model.code(&mut decoder, 0));
+            if row % 1024 == 1023 {
+                check_end(&decoder, bytes)?;
+            }
         }
         model.end_column();
-        if decoder.overrun() > 4 {
-            return Err(Error::Truncated { needed: bytes.len() + 1, found: bytes.len() });
-        }
+        check_end(&decoder, bytes)?;
     }
     if decoder.unread() > 0 {
         return Err(corrupt("bytes left over"));
     }
     Ok(codes)
+}
+
+fn check_end(decoder: &RangeDecoder<'_>, bytes: &[u8]) -> Result<()> {
+    if decoder.overrun() > 4 {
+        return Err(Error::Truncated { needed: bytes.len() + 1, found: bytes.len() });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

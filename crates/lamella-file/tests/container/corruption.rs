@@ -106,7 +106,7 @@ fn hostile_manifests_never_panic() {
     let bytes = small().bytes();
     let manifest_end = File::from_bytes(bytes.clone()).unwrap().layout().manifest_bytes as usize;
     for position in 13..manifest_end {
-        for value in [0, 1, 0x7f, 0x80, 0xff, bytes[position] ^ 1, bytes[position].wrapping_add(1)] {
+        for value in [0, 0x80, 0xff, bytes[position] ^ 1] {
             let mut bad = bytes.clone();
             bad[position] = value;
             let crc32 = {

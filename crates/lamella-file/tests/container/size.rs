@@ -65,7 +65,7 @@ fn what_is_written_returns() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn any_layers_return(layers in proptest::collection::vec((0usize..3, 0usize..200, 0.0f64..1e30, any::<bool>()), 0..30)) {
         let mut sample = small();

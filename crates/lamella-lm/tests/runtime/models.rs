@@ -179,9 +179,7 @@ fn a_model_of_coded_operators_alone_runs() {
         let is_tied = coded.linears().last().unwrap().weight == coded.embeddings()[0];
         assert_eq!(coded.resident_bytes(), coded.linears().len() + usize::from(!is_tied));
         let text = vec![tokens(&json(golden(name).join("tokens.json"))["tokens"])];
-        let logits = |network: &Network| {
-            network.logits(&network.forward(&text).unwrap(), None).unwrap()
-        };
+        let logits = |network: &Network| network.logits(&network.forward(&text).unwrap(), None).unwrap();
         assert!(crate::support::largest_difference(&logits(&lazy), &logits(&coded)) < 1e-3, "{name}");
     }
 }

@@ -120,9 +120,12 @@ fn prior(mean: f64, quantizer: usize) -> [f64; LENGTHS] {
             *weight = sides * (-0.5 * (position / sigma).powi(2)).exp() + 1e-7;
         }
         let total: f64 = weights.iter().sum();
-        let average: f64 =
-            weights.iter().enumerate().map(|(m, w)| w * (m as f64 - if m > 0 { shift } else { 0.0 })).sum::<f64>()
-                / total;
+        let average: f64 = weights
+            .iter()
+            .enumerate()
+            .map(|(m, w)| w * (m as f64 - if m > 0 { shift } else { 0.0 }))
+            .sum::<f64>()
+            / total;
         (weights.map(|weight| weight / total), average)
     };
     let (mut low, mut high) = (0.05f64, 400.0f64);

@@ -56,7 +56,9 @@ impl Trellis {
     /// The state after a code of this magnitude.
     #[inline]
     pub fn next(self, state: u32, magnitude: u32) -> u32 {
-        (state >> 1) ^ ((state & 1).wrapping_neg() & self.feedback) ^ ((magnitude & 1).wrapping_neg() & self.forward)
+        (state >> 1)
+            ^ ((state & 1).wrapping_neg() & self.feedback)
+            ^ ((magnitude & 1).wrapping_neg() & self.forward)
     }
 }
 
@@ -79,7 +81,13 @@ pub struct Search {
 
 impl Search {
     /// The cheapest path through `branches` from `state`: writes one magnitude per number, returns the last state.
-    pub fn run(&mut self, trellis: Trellis, state: u32, branches: &[Branches], magnitudes: &mut [u32]) -> u32 {
+    pub fn run(
+        &mut self,
+        trellis: Trellis,
+        state: u32,
+        branches: &[Branches],
+        magnitudes: &mut [u32],
+    ) -> u32 {
         if trellis.memory_bits == 0 {
             for (branch, magnitude) in branches.iter().zip(magnitudes) {
                 let parity = usize::from(branch.cost[0][1] < branch.cost[0][0]);

@@ -71,7 +71,7 @@ pub fn common_step(curves: &[&Curve], bytes: f64, correction: f64) -> f64 {
 }
 
 /// The finest and coarsest common step that is tried.
-pub const LOG2_STEPS: (f64, f64) = (-20.0, 8.0);
+pub const LOG2_STEPS: (f64, f64) = (-14.0, 8.0);
 
 #[cfg(test)]
 mod tests {

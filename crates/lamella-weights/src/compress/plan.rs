@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lamella_codec::{Array, ArrayError, Catalogue, Knowledge, Point, Progress, Rate, TensorSource, Value};
+use lamella_codec::{Array, ArrayError, Catalogue, Knowledge, Point, Progress, Rate, Recipe, TensorSource, Value};
 use lamella_file::{LayerEntry, Manifest, SideFiles, size_of};
 use rayon::prelude::*;
 
@@ -62,7 +62,10 @@ impl<'a> Job<'a> {
         catalogue: &Catalogue,
         progress: &dyn Progress,
     ) -> Result<Self, CompressError> {
-        let treatments = treat(input, &request.recipe, &request.rules, catalogue)?;
+        // A budget that holds the model as it is needs no loss.
+        let is_exact = matches!(request.budget, Budget::Bytes(bytes) if bytes >= input.directory.weight_bytes());
+        let recipe = if is_exact { Recipe::new("exact") } else { request.recipe.clone() };
+        let treatments = treat(input, &recipe, &request.rules, catalogue)?;
         let targets = targets(&treatments);
         let metadata = vec![("writer".to_owned(), format!("lamella {}", env!("CARGO_PKG_VERSION")))];
         let (manifest, side) = describe(input, &treatments, request, metadata)?;
@@ -83,6 +86,9 @@ impl<'a> Job<'a> {
             warnings: Vec::new(),
         };
         job.warn_of_the_unknown(progress);
+        if is_exact {
+            job.warn(progress, "the size holds every array exactly, so nothing is quantised".to_owned());
+        }
         job.size_fixed(progress)?;
         job.set_limit()?;
         job.check_reachable()?;
@@ -331,6 +337,10 @@ impl<'a> Job<'a> {
                 break;
             }
             wanted = vec![self.log2_step];
+        }
+        if self.log2_step <= LOG2_STEPS.0 + 0.01 {
+            let message = "the finest steps need less than was asked for: the file will be smaller than the budget";
+            self.warn(progress, message.to_owned());
         }
         Ok(())
     }

@@ -275,7 +275,8 @@ impl Job<'_> {
             }
             let aim = limit as f64 * (1.0 + CLOSE_ENOUGH) / 2.0;
             let next = next_step(at, used as f64, aim, &curves, too_large, best.as_ref().map(|best| (best.0, best.1)));
-            if next == at || !(LOG2_STEPS.0..=LOG2_STEPS.1).contains(&next) {
+            let next = next.clamp(LOG2_STEPS.0, LOG2_STEPS.1);
+            if next == at {
                 break;
             }
             at = next;

@@ -107,12 +107,8 @@ struct Table {
 
 impl Table {
     fn new(mean: f64, quantizer: usize) -> Self {
-        let mut table = Self {
-            counts: bell(mean, quantizer),
-            total: 0,
-            rebuild_at: 0,
-            cumulative: [0; SYMBOLS + 1],
-        };
+        let mut table =
+            Self { counts: bell(mean, quantizer), total: 0, rebuild_at: 0, cumulative: [0; SYMBOLS + 1] };
         table.total = table.counts.iter().sum();
         table.rebuild();
         table
@@ -168,7 +164,9 @@ fn bell(mean: f64, quantizer: usize) -> [u32; SYMBOLS] {
         let middle = 0.5 * (low + high);
         if shape(middle).1 < mean { low = middle } else { high = middle }
     }
-    shape(0.5 * (low + high)).0.map(|weight| (weight * f64::from(TABLE_PRIOR)) as u32 + u32::from(weight > 1e-4))
+    shape(0.5 * (low + high))
+        .0
+        .map(|weight| (weight * f64::from(TABLE_PRIOR)) as u32 + u32::from(weight > 1e-4))
 }
 
 /// Bits of a magnitude that are stored as they are, per class.
@@ -293,4 +291,55 @@ pub fn code_matrix<D: Direction>(
 #[inline]
 fn position(magnitude: u32, quantizer: u32) -> f32 {
     if magnitude == 0 { 0.0 } else { magnitude as f32 - 0.5 * quantizer as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_any_size_return() {
+        let (rows, columns) = (130, 7);
+        for (memory_bits, spread) in [(0, 1), (3, 3), (6, 40), (8, 5000), (0, 1 << 24)] {
+            let trellis = Trellis::new(memory_bits).unwrap();
+            let mut state = 99u64;
+            let codes: Vec<i32> = (0..rows * columns)
+                .map(|_| {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    ((state >> 33) as i64 % (2 * spread + 1) - spread) as i32
+                })
+                .map(|code| code.clamp(-(MAX_MAGNITUDE as i32), MAX_MAGNITUDE as i32))
+                .collect();
+            let steps: Vec<f32> = (0..columns).map(|column| 0.1 * (column + 1) as f32).collect();
+            let mut encoder = RangeEncoder::new();
+            let mut written = codes.clone();
+            code_matrix(&mut encoder, trellis, rows, &steps, &mut written, |_, _, _| {});
+            assert_eq!(written, codes);
+            let bytes = encoder.finish();
+            let mut decoder = RangeDecoder::new(&bytes);
+            let mut read = vec![0; codes.len()];
+            code_matrix(&mut decoder, trellis, rows, &steps, &mut read, |_, _, _| {});
+            assert!(decoder.overrun() <= 4);
+            assert_eq!(read, codes);
+        }
+    }
+
+    #[test]
+    fn equal_codes_cost_next_to_nothing() {
+        let mut encoder = RangeEncoder::new();
+        code_sequence(&mut encoder, &mut [0; 4096]);
+        let bytes = encoder.finish().len();
+        assert!(bytes < 40, "{bytes} bytes for 4096 zeros");
+    }
+
+    #[test]
+    fn frequencies_of_every_table_fill_the_range() {
+        for tables in &Models::default().tables {
+            for table in tables {
+                assert_eq!(table.cumulative[SYMBOLS], 1 << TOTAL_BITS);
+                assert!(table.cumulative.windows(2).all(|pair| pair[0] < pair[1]));
+            }
+        }
+    }
 }

@@ -137,9 +137,13 @@ pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<V
         .filter(|_| flags < 32)
         .ok_or_else(|| format!("flags {flags:#04x} are not known to this version"))?;
     if u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns) {
-        return Err(format!("a stream of {} bytes does not belong to {rows} x {columns} weights", stream.len()));
+        return Err(format!(
+            "a stream of {} bytes does not belong to {rows} x {columns} weights",
+            stream.len()
+        ));
     }
-    let length = rows.checked_mul(columns).ok_or_else(|| format!("{rows} x {columns} weights are too many"))?;
+    let length =
+        rows.checked_mul(columns).ok_or_else(|| format!("{rows} x {columns} weights are too many"))?;
     let base = f32::from_le_bytes([0, b1, b2, b3]);
     if !(MIN_BASE..=MAX_BASE).contains(&base) {
         return Err(format!("the base step {base} is outside 2^-96 to 2^96"));
@@ -165,7 +169,11 @@ pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<V
         }
     });
     if decoder.overrun() > 4 {
-        return Err(format!("the stream of {} bytes ends {} bytes early", stream.len(), decoder.overrun() - 4));
+        return Err(format!(
+            "the stream of {} bytes ends {} bytes early",
+            stream.len(),
+            decoder.overrun() - 4
+        ));
     }
     Ok(values)
 }

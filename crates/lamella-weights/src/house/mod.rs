@@ -2,8 +2,10 @@
 //!
 //! * [`coder`]: codes to bits and back, adaptively: no table is stored.
 //! * [`form`]: the payload: steps, offsets, then the codes.
+//! * [`solver`]: an array at a relative step, or what it will take.
 //! * [`plan`]: which steps an array gets at a relative step.
 
 pub mod coder;
 pub mod form;
 pub mod plan;
+pub mod solver;

@@ -48,3 +48,29 @@ pub fn steps(base: f32, columns: &[i32], rows: &[i32]) -> Steps {
         groups: columns.iter().map(|&exponent| group_of(exponent)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantized_steps_stay_near_and_keep_the_average() {
+        let ideal: Vec<f64> = (0..100).map(|i| 0.01 * (1.0 + f64::from(i % 17))).collect();
+        let (base, exponents) = quantized_steps(&ideal);
+        let logs: Vec<f64> = exponents
+            .iter()
+            .zip(&ideal)
+            .map(|(&exponent, step)| (f64::from(base * power(exponent)) / step).log2())
+            .collect();
+        assert!(logs.iter().all(|log| log.abs() < 0.26), "{logs:?}");
+        assert!((logs.iter().sum::<f64>() / 100.0).abs() < 0.002);
+    }
+
+    #[test]
+    fn seldom_used_rows_get_larger_steps() {
+        let rows = row_exponents(&[1000.0, 10.0, 0.0, 0.0], 0.5);
+        assert!(rows[0] < rows[1] && rows[1] <= rows[2], "{rows:?}");
+        assert!(row_exponents(&[0.0, 0.0], 0.5).is_empty());
+        assert!(row_exponents(&[f64::NAN, 1.0], 0.5).len() < 3);
+    }
+}

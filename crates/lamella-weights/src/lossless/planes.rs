@@ -1,0 +1,356 @@
+//! An array as streams of bytes in blocks: what `exact` stores.
+//!
+//! # Stored form
+//! After the byte that names the form ([`FORM_PLANES`]):
+//!
+//! ```text
+//! varint   elements
+//! u8       fields: 0 bytes; k + 1 float with k kept mantissa bits, then u16 window_start
+//! streams  symbols (floats only), then the low planes from the lowest up: coding, tables, classes (stream.rs)
+//! index    for each block: varint bytes of escapes; for each coded stream varint bytes of its data
+//! blocks   for each block: symbols, escapes, head, low planes
+//! ```
+//!
+//! A block is [`BLOCK_ELEMENTS`] elements; each decodes by itself. Every block has at least one byte in the index, so
+//! that the number of elements, and with it what a decoder allocates, is bounded by the payload's length.
+
+use std::ops::Range;
+
+use lamella_codec::{ArraySpec, Dtype};
+use lamella_entropy::varint::{read_varint, write_varint};
+use rayon::prelude::*;
+
+use super::StreamError;
+use super::choice::{self, Choice};
+use super::fields::{self, Fields, FloatFields, float_format};
+use super::stream::{Decoder, Encoder, Extent, reserve, take};
+
+/// First byte of a payload of planes.
+pub(crate) const FORM_PLANES: u8 = 0;
+
+/// Elements of a block.
+pub const BLOCK_ELEMENTS: usize = 1 << 18;
+
+/// Rows and columns of an array as classes see them: the last axis is a row.
+pub(crate) fn rows_and_columns(shape: &[usize], elements: usize) -> (usize, usize) {
+    let columns = shape.last().copied().unwrap_or(1).max(1);
+    (elements / columns, columns)
+}
+
+/// Codes an array's bytes without loss.
+///
+/// The same bytes at any number of threads.
+///
+/// # Errors
+/// None for an array whose bytes fill its shape; the type leaves room.
+pub fn encode(spec: &ArraySpec, bytes: &[u8]) -> Result<Vec<u8>, StreamError> {
+    let width = spec.dtype.size_bytes();
+    let elements = bytes.len() / width;
+    let (_, columns) = rows_and_columns(&spec.shape, elements);
+    let Choice { fields, codings } = choice::choose(spec, bytes)?;
+    let mut payload = vec![FORM_PLANES];
+    write_varint(&mut payload, elements as u64);
+    match fields {
+        Fields::Bytes { .. } => payload.push(0),
+        Fields::Float(fields) => {
+            payload.push(1 + fields.kept_bits as u8);
+            payload.extend_from_slice(&fields.window_start.to_le_bytes());
+        }
+    }
+    for coding in &codings {
+        coding.write(&mut payload)?;
+    }
+    let encoders = codings.iter().map(Encoder::new).collect::<Result<Vec<_>, _>>()?;
+    let batch = 2 * rayon::current_num_threads();
+    let blocks: Vec<(usize, &[u8])> = bytes.chunks(BLOCK_ELEMENTS * width).enumerate().collect();
+    let mut index = Vec::new();
+    let mut data = Vec::with_capacity(bytes.len() / 2 + bytes.len() / 4);
+    // Batches bound the memory beside the output; their size changes no byte.
+    for batch in blocks.chunks(batch) {
+        let coded: Vec<(Vec<u8>, Vec<u8>)> = batch
+            .par_iter()
+            .map_init(Scratch::default, |scratch, &(block, bytes)| {
+                let extent =
+                    Extent { columns, start: block * BLOCK_ELEMENTS, length: bytes.len() / width };
+                encode_block(&fields, &encoders, bytes, extent, scratch)
+            })
+            .collect::<Result<_, StreamError>>()?;
+        for (lengths, block) in coded {
+            index.extend_from_slice(&lengths);
+            data.extend_from_slice(&block);
+        }
+    }
+    payload.reserve_exact(index.len() + data.len());
+    payload.extend_from_slice(&index);
+    payload.extend_from_slice(&data);
+    Ok(payload)
+}
+
+#[derive(Default)]
+struct Scratch {
+    symbols: Vec<u8>,
+}
+
+fn encode_block(
+    fields: &Fields,
+    encoders: &[Encoder<'_>],
+    bytes: &[u8],
+    extent: Extent,
+    scratch: &mut Scratch,
+) -> Result<(Vec<u8>, Vec<u8>), StreamError> {
+    let (mut lengths, mut data) = (Vec::new(), Vec::with_capacity(bytes.len()));
+    let symbols = &mut scratch.symbols;
+    symbols.resize(extent.length, 0);
+    let mut low = encoders;
+    match fields {
+        Fields::Bytes { .. } => write_varint(&mut lengths, 0),
+        Fields::Float(fields) => {
+            fields.symbols(bytes, symbols);
+            let escapes = fields.escapes(bytes, symbols);
+            write_varint(&mut lengths, escapes.len() as u64);
+            if let [first, rest @ ..] = encoders {
+                first.encode(symbols, extent, &mut lengths, &mut data)?;
+                low = rest;
+            }
+            data.extend_from_slice(&escapes);
+            if fields.head_bits() > 0 {
+                fields.head(bytes, symbols);
+                fields::pack(symbols, fields.head_bits(), &mut data);
+            }
+        }
+    }
+    for (plane, encoder) in low.iter().enumerate() {
+        match (fields, encoder) {
+            (_, Encoder::Constant) => {}
+            (Fields::Bytes { width: 1 }, _) => encoder.encode(bytes, extent, &mut lengths, &mut data)?,
+            (Fields::Float(fields), Encoder::Raw) => {
+                let start = data.len();
+                data.resize(start + extent.length, 0);
+                fields.low_plane(bytes, plane, &mut data[start..]);
+            }
+            _ => {
+                fill_plane(fields, bytes, plane, symbols);
+                encoder.encode(symbols, extent, &mut lengths, &mut data)?;
+            }
+        }
+    }
+    Ok((lengths, data))
+}
+
+/// One low plane of any fields.
+pub(crate) fn fill_plane(fields: &Fields, bytes: &[u8], plane: usize, out: &mut [u8]) {
+    match fields {
+        Fields::Bytes { width } => fields::byte_plane(bytes, *width, plane, out),
+        Fields::Float(fields) => fields.low_plane(bytes, plane, out),
+    }
+}
+
+/// A parsed payload: decodes whole, or block by block.
+///
+/// ```
+/// use lamella_codec::{ArraySpec, Dtype};
+/// use lamella_weights::lossless::{Planes, encode};
+/// let spec = ArraySpec::new("w", vec![300_000], Dtype::U8);
+/// let bytes: Vec<u8> = (0..300_000u32).map(|i| (i % 7) as u8).collect();
+/// let payload = encode(&spec, &bytes)?;
+/// let planes = Planes::parse(&spec, &payload)?;
+/// assert_eq!(planes.n_blocks(), 2);
+/// let second = planes.block_elements(1);
+/// assert_eq!(planes.decode_block(1)?, bytes[second]);
+/// # Ok::<(), lamella_weights::lossless::StreamError>(())
+/// ```
+pub struct Planes<'a> {
+    fields: Fields,
+    decoders: Vec<Decoder>,
+    columns: usize,
+    elements: usize,
+    blocks: Vec<Block<'a>>,
+}
+
+/// The data of one block: symbols, escapes, head, low planes.
+struct Block<'a> {
+    escapes: &'a [u8],
+    head: &'a [u8],
+    streams: Vec<&'a [u8]>,
+}
+
+impl<'a> Planes<'a> {
+    /// Reads everything but the blocks' data.
+    ///
+    /// # Errors
+    /// A payload that does not fit the spec, is cut or contradicts itself.
+    pub fn parse(spec: &ArraySpec, payload: &'a [u8]) -> Result<Self, StreamError> {
+        let damaged = |message: String| StreamError::Damaged(message);
+        let mut input = payload;
+        let form = take(&mut input, 1)?[0];
+        if form != FORM_PLANES {
+            return Err(damaged(format!("form {form} is not known")));
+        }
+        let claimed = read_varint(&mut input)?;
+        let elements = spec.checked_len().filter(|_| spec.checked_size_bytes().is_some());
+        let elements = elements
+            .filter(|&elements| elements as u64 == claimed)
+            .ok_or_else(|| damaged(format!("it holds {claimed} elements of shape {:?}", spec.shape)))?;
+        let n_blocks = elements.div_ceil(BLOCK_ELEMENTS);
+        if n_blocks > input.len() {
+            return Err(damaged(format!("{n_blocks} blocks cannot stand in {} bytes", input.len())));
+        }
+        let fields = read_fields(spec.dtype, &mut input)?;
+        let (rows, columns) = rows_and_columns(&spec.shape, elements);
+        let n_streams = usize::from(fields.has_symbols()) + fields.low_planes();
+        let decoders =
+            (0..n_streams).map(|_| Decoder::read(&mut input, rows, columns)).collect::<Result<Vec<_>, _>>()?;
+        if n_blocks > input.len() {
+            return Err(damaged(format!("{n_blocks} blocks cannot stand in {} bytes", input.len())));
+        }
+        let n_coded = decoders.iter().filter(|decoder| decoder.is_coded()).count();
+        let mut lengths = Vec::with_capacity(n_blocks);
+        for _ in 0..n_blocks {
+            let block = (0..=n_coded).map(|_| read_varint(&mut input)).collect::<Result<Vec<u64>, _>>()?;
+            lengths.push(block);
+        }
+        let mut planes = Self { fields, decoders, columns, elements, blocks: Vec::with_capacity(n_blocks) };
+        for (block, lengths) in lengths.iter().enumerate() {
+            let block = planes.read_block(block, lengths, &mut input)?;
+            planes.blocks.push(block);
+        }
+        if !input.is_empty() {
+            return Err(damaged(format!("{} bytes are left over", input.len())));
+        }
+        Ok(planes)
+    }
+
+    fn read_block(&self, block: usize, lengths: &[u64], input: &mut &'a [u8]) -> Result<Block<'a>, StreamError> {
+        let count = self.block_length(block);
+        let mut lengths = lengths.iter().copied();
+        let n_escapes = lengths.next().unwrap_or(0);
+        if !self.fields.has_symbols() && n_escapes > 0 {
+            return Err(StreamError::Damaged("escapes without symbols".to_owned()));
+        }
+        let mut streams = Vec::with_capacity(self.decoders.len());
+        let (mut escapes, mut head): (&[u8], &[u8]) = (&[], &[]);
+        for (stream, decoder) in self.decoders.iter().enumerate() {
+            let length = match decoder {
+                Decoder::Raw => count as u64,
+                Decoder::Constant(_) => 0,
+                Decoder::Tables(..) => lengths.next().unwrap_or(0),
+            };
+            streams.push(take(input, length)?);
+            if stream == 0 && self.fields.has_symbols() {
+                escapes = take(input, n_escapes)?;
+                head = take(input, fields::packed_bytes(count, self.fields.head_bits()) as u64)?;
+            }
+        }
+        Ok(Block { escapes, head, streams })
+    }
+
+    /// Number of blocks.
+    pub fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block_length(&self, block: usize) -> usize {
+        (self.elements - block * BLOCK_ELEMENTS).min(BLOCK_ELEMENTS)
+    }
+
+    /// The elements of a block: a half-open range; empty where there is no such block.
+    pub fn block_elements(&self, block: usize) -> Range<usize> {
+        let start = block.saturating_mul(BLOCK_ELEMENTS).min(self.elements);
+        start..(start + BLOCK_ELEMENTS).min(self.elements)
+    }
+
+    /// The bytes of one block.
+    ///
+    /// # Errors
+    /// Damaged data, or no such block.
+    pub fn decode_block(&self, block: usize) -> Result<Vec<u8>, StreamError> {
+        if block >= self.blocks.len() {
+            return Err(StreamError::Damaged(format!("there is no block {block}, only {}", self.blocks.len())));
+        }
+        let mut out = Vec::new();
+        let size = self.block_length(block) * self.fields.width();
+        reserve(&mut out, size)?;
+        out.resize(size, 0);
+        self.decode_into(block, &mut out, &mut Vec::new())?;
+        Ok(out)
+    }
+
+    /// The bytes of the whole array, blocks side by side.
+    ///
+    /// # Errors
+    /// Damaged data, or more memory than there is.
+    pub fn decode(&self) -> Result<Vec<u8>, StreamError> {
+        let mut out = Vec::new();
+        let size = self.elements * self.fields.width();
+        reserve(&mut out, size)?;
+        out.resize(size, 0);
+        self.decode_to(&mut out)?;
+        Ok(out)
+    }
+
+    /// Decodes into a buffer of the array's size in bytes.
+    ///
+    /// # Errors
+    /// Damaged data, or a buffer of another size.
+    pub fn decode_to(&self, out: &mut [u8]) -> Result<(), StreamError> {
+        if out.len() != self.elements * self.fields.width() {
+            return Err(StreamError::Damaged(format!("{} bytes do not hold the array", out.len())));
+        }
+        out.par_chunks_mut(BLOCK_ELEMENTS * self.fields.width())
+            .enumerate()
+            .map_init(Vec::new, |scratch, (block, out)| self.decode_into(block, out, scratch))
+            .collect::<Result<(), StreamError>>()
+    }
+
+    fn decode_into(&self, block: usize, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<(), StreamError> {
+        let length = self.block_length(block);
+        let extent = Extent { columns: self.columns, start: block * BLOCK_ELEMENTS, length };
+        let Block { escapes, head, streams } = &self.blocks[block];
+        let head_bits = self.fields.head_bits();
+        // Room for every stream that cannot be used where it lies, and for the head.
+        let is_moved = |decoder: &Decoder| !matches!(decoder, Decoder::Raw);
+        let n_moved = self.decoders.iter().filter(|decoder| is_moved(decoder)).count();
+        scratch.resize((n_moved + usize::from(head_bits > 0)) * length, 0);
+        let (head_room, rest) = scratch.split_at_mut(if head_bits > 0 { length } else { 0 });
+        if head_bits > 0 {
+            fields::unpack(head, head_bits, head_room);
+        }
+        let mut room = rest.chunks_exact_mut(length.max(1));
+        let mut planes: Vec<&[u8]> = Vec::with_capacity(streams.len());
+        for (decoder, data) in self.decoders.iter().zip(streams) {
+            if !is_moved(decoder) {
+                planes.push(data);
+            } else if let Some(plane) = room.next() {
+                decoder.decode(data, extent, plane)?;
+                planes.push(plane);
+            }
+        }
+        match &self.fields {
+            Fields::Bytes { width } => fields::join_bytes(&planes, *width, out),
+            Fields::Float(fields) => {
+                let [symbols, low @ ..] = &planes[..] else { return Ok(()) };
+                if !fields.join(symbols, head_room, low, escapes, out) {
+                    return Err(StreamError::Damaged(format!("block {block} has not one escape per escape symbol")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_fields(dtype: Dtype, input: &mut &[u8]) -> Result<Fields, StreamError> {
+    let width = dtype.size_bytes();
+    let kind = take(input, 1)?[0];
+    if kind == 0 {
+        return Ok(Fields::Bytes { width });
+    }
+    let kept_bits = u32::from(kind) - 1;
+    match float_format(dtype) {
+        Some((mantissa_bits, kept)) if kept.contains(&kept_bits) => {
+            let start = take(input, 2)?;
+            let window_start = u16::from_le_bytes([start[0], start[1]]);
+            Ok(Fields::Float(FloatFields { width, mantissa_bits, kept_bits, window_start }))
+        }
+        _ => Err(StreamError::Damaged(format!("fields {kind} do not fit {}", dtype.name()))),
+    }
+}
