@@ -39,10 +39,15 @@ impl ArraySpec {
     pub fn checked_size_bytes(&self) -> Option<usize> {
         self.checked_len()?.checked_mul(self.dtype.size_bytes())
     }
-    /// `(out_features, in_features)` of a two-dimensional array.
+    /// `(rows, columns)` of an array read as a weight matrix: `(out_features, in_features)` of two axes; of more
+    /// (a convolution's kernels) the first axis and all others together. `None` for fewer than two axes.
     pub fn matrix(&self) -> Option<(usize, usize)> {
-        match self.shape[..] {
-            [rows, columns] => Some((rows, columns)),
+        match &self.shape[..] {
+            [rows, rest @ ..] if !rest.is_empty() => {
+                let columns = rest.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent))?;
+                rows.checked_mul(columns)?;
+                Some((*rows, columns))
+            }
             _ => None,
         }
     }
@@ -176,7 +181,7 @@ mod float8 {
         let magnitude = u32::from(byte & 0x7f);
         let exponent = (magnitude >> layout.mantissa_bits) as i32;
         let mantissa = magnitude & ((1 << layout.mantissa_bits) - 1);
-        let top = (0x7f >> layout.mantissa_bits) as i32;
+        let top = 0x7f >> layout.mantissa_bits;
         if layout.has_infinity && exponent == top {
             return if mantissa == 0 { sign * f32::INFINITY } else { f32::NAN };
         }

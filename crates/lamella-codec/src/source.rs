@@ -39,6 +39,10 @@ pub trait TensorSource: Send + Sync {
     /// [`SourceError::Missing`] where no array has this name, [`SourceError::Unreadable`] where it is damaged.
     fn array(&self, name: &str) -> Result<Array<'_>, SourceError>;
 
+    /// Says that an array will not be wanted for a while, so that a source that maps files may give its memory back.
+    /// Changes nothing that can be read.
+    fn release(&self, _name: &str) {}
+
     /// The spec of one array.
     fn spec(&self, name: &str) -> Option<&ArraySpec> {
         self.arrays().iter().find(|spec| spec.name == name)

@@ -273,6 +273,9 @@ impl TensorSource for ModelDirectory {
     fn arrays(&self) -> &[ArraySpec] {
         &self.specs
     }
+    fn release(&self, name: &str) {
+        Self::release(self, name);
+    }
     fn array(&self, name: &str) -> Result<Array<'_>, SourceError> {
         let &(shard, _) =
             self.by_name.get(name).ok_or_else(|| SourceError::Missing { name: name.to_owned() })?;

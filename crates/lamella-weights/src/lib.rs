@@ -2,6 +2,7 @@
 //!
 //! * [`systems`]: the list of codecs (`exact`, `rtn`, `gptq`, `house`) and published systems, one file each.
 //! * [`grouped`]: the stored form that all codecs with a grid per group share.
+//! * [`lossless`]: every bit kept: what `exact` writes, deltas to a base model, whole files byte for byte.
 //! * [`distortion`]: the loss that every codec here reports and every allocator spends by.
 //!
 //! # Which recipe should I use?
@@ -14,6 +15,7 @@ pub mod distortion;
 pub mod evaluate;
 pub mod grouped;
 pub mod house;
+pub mod lossless;
 pub mod matrix;
 pub mod open;
 pub mod systems;

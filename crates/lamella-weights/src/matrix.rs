@@ -48,7 +48,8 @@ pub fn clamp(values: &mut [f32], dtype: Dtype) {
     values.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
 }
 
-/// Whether an array is a weight matrix: floating point, two axes, at least one element.
+/// Whether an array is a weight matrix: floating point, two axes (or more, read as the first against the
+/// others), at least one element.
 ///
 /// # Errors
 /// The reason why not, as a sentence without subject.
@@ -58,9 +59,10 @@ pub fn accepts_matrix(spec: &ArraySpec) -> Result<(), Refusal> {
         return refuse(format!("holds {}, not floating-point numbers", spec.dtype.name()));
     }
     match spec.shape.len() {
-        2 => {}
+        0 => return refuse("is a single number".to_owned()),
         1 => return refuse("has 1 axis, a weight matrix has 2".to_owned()),
-        axes => return refuse(format!("has {axes} axes, a weight matrix has 2")),
+        // A convolution's kernels: one row per output channel.
+        _ => {}
     }
     if spec.is_empty() { refuse("is empty".to_owned()) } else { Ok(()) }
 }

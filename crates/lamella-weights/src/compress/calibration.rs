@@ -1,11 +1,13 @@
 //! Where the statistics come from: a saved file, or the original model run over a text.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use lamella_codec::Progress;
-use lamella_lm::Family;
+use lamella_lm::{Family, LinearSite};
 use lamella_lm::statistics::{
-    self, CalibrationOptions, Provenance, SequenceOptions, Statistics, TextUse, calibrate, sequences,
+    self, CalibrationOptions, Provenance, SequenceOptions, Statistics, StatisticsWriter,
+    TextUse, calibrate, sequences,
 };
 
 use super::{CompressError, Input};
@@ -22,6 +24,18 @@ pub struct CalibrationRequest {
     pub sequences: SequenceOptions,
     /// Saved statistics: read where the file exists, else written.
     pub statistics: Option<PathBuf>,
+    /// Directory for statistics too large for memory.
+    pub scratch: PathBuf,
+}
+
+/// Second moments of more bytes than this are kept in a file.
+const STATISTICS_IN_MEMORY: usize = 512 << 20;
+
+/// Bytes of all second moments of a network.
+fn statistics_bytes(linears: &[LinearSite]) -> usize {
+    let inputs: BTreeMap<&str, usize> =
+        linears.iter().map(|site| (site.input.as_str(), site.in_features)).collect();
+    inputs.values().map(|features| features * features * 4).sum()
 }
 
 /// The statistics and what they were taken of.
@@ -33,6 +47,8 @@ pub struct Calibration {
     pub sequences: Vec<Vec<u32>>,
     /// The text, for reports.
     pub text: String,
+    /// The file that large statistics lie in, removed with this value.
+    _scratch: Option<tempfile::NamedTempFile>,
 }
 
 impl CalibrationRequest {
@@ -55,6 +71,10 @@ impl CalibrationRequest {
                 Ok((BUILT_IN_TEXT.to_owned(), "built-in text".to_owned()))
             }
         }
+    }
+
+    fn scratch_directory(&self) -> &Path {
+        if self.scratch.as_os_str().is_empty() { Path::new(".") } else { &self.scratch }
     }
 
     /// Hash of everything here that changes the bytes of the result.
@@ -100,26 +120,38 @@ impl CalibrationRequest {
             if statistics.provenance().model != model_hash {
                 return Err(CompressError::ForeignStatistics { path: path.clone() });
             }
-            return Ok(Calibration { statistics, sequences, text: path.display().to_string() });
+            return Ok(Calibration { statistics, sequences, text: path.display().to_string(), _scratch: None });
         }
         let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
         let text_use =
             TextUse { hash: statistics::text_hash(&text), tokens, sequences: sequences.len() as u64 };
-        let mut statistics = Statistics::new(Provenance { model: model_hash, texts: vec![text_use] });
-        calibrate(
-            &model.network,
-            &sequences,
-            &CalibrationOptions::default(),
-            &mut statistics,
-            &|done, total, current| progress.advance("calibrate", done, total, current),
-        )?;
-        progress.check()?;
-        if let Some(path) = &self.statistics {
-            statistics.save(path)?;
+        let provenance = Provenance { model: model_hash, texts: vec![text_use] };
+        let report = |done: u64, total: u64, current: &str| progress.advance("calibrate", done, total, current);
+        let options = CalibrationOptions::default();
+        // Statistics that would fill the memory go to a file block by block and are read back one at a time.
+        let mut scratch = None;
+        if self.statistics.is_none() && statistics_bytes(model.network.linears()) > STATISTICS_IN_MEMORY {
+            scratch = Some(tempfile::Builder::new().prefix("lamella-statistics").tempfile_in(self.scratch_directory())?);
         }
+        let path = self.statistics.clone().or(scratch.as_ref().map(|file| file.path().to_owned()));
+        let statistics = match path {
+            Some(path) => {
+                let mut writer = StatisticsWriter::create(&path, provenance)?;
+                calibrate(&model.network, &sequences, &options, &mut writer, &report)?;
+                progress.check()?;
+                writer.finish()?;
+                Statistics::open(&path)?
+            }
+            None => {
+                let mut statistics = Statistics::new(provenance);
+                calibrate(&model.network, &sequences, &options, &mut statistics, &report)?;
+                progress.check()?;
+                statistics
+            }
+        };
         for array in statistics.unreached(model.network.linears()) {
             progress.warn(&format!("the calibration text never reached `{array}`: it is coded without statistics"));
         }
-        Ok(Calibration { statistics, sequences, text: name })
+        Ok(Calibration { statistics, sequences, text: name, _scratch: scratch })
     }
 }

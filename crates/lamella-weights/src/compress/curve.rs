@@ -30,6 +30,11 @@ impl Curve {
         self.points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
 
+    /// Changes the array's step over the common one.
+    pub fn set_ratio(&mut self, step_ratio: f64) {
+        self.log2_ratio = step_ratio.log2();
+    }
+
     /// The array's own step where all arrays have the common step `2^log2_step`.
     pub fn step(&self, log2_step: f64) -> f64 {
         (log2_step + self.log2_ratio).exp2()

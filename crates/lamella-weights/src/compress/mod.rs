@@ -6,6 +6,8 @@
 //! CalibrationRequest   second moments of the original model       (calibration.rs)
 //! Job::plan            one step for all free arrays that meets    (plan.rs, curve.rs)
 //!                      the budget, from a sample of rows
+//! Job::allocate        each array's effect on the output,       (allocate.rs)
+//!                      measured; steps that follow it
 //! Job::run             one sweep per array, finished layers       (run.rs)
 //!                      spooled, unspent bytes carried on, the
 //!                      last arrays closing the budget
@@ -16,6 +18,7 @@
 //! weights. Without either, a free-rate recipe's own `bits` counts the payloads of the arrays it treats over their
 //! weights. Whatever is counted lands in [99 %, 100 %] of what was asked.
 
+mod allocate;
 mod calibration;
 mod curve;
 mod input;
@@ -33,6 +36,7 @@ use lamella_io::IoError;
 use lamella_lm::LmError;
 use lamella_lm::statistics::StatisticsError;
 
+pub use allocate::Allocate;
 pub use calibration::{Calibration, CalibrationRequest};
 pub use input::Input;
 pub use plan::Job;
@@ -67,6 +71,8 @@ pub struct Request {
     pub calibration: CalibrationRequest,
     /// Whether each block's statistics are taken behind the already quantised blocks before it.
     pub sequential: bool,
+    /// How the budget is spread over the arrays.
+    pub allocate: Allocate,
 }
 
 /// Why a model could not be compressed.
@@ -112,6 +118,8 @@ pub enum CompressError {
     NoFreeRate { asked: u64, found: u64 },
     #[error("the coded arrays came to {found} bytes where at most {allowed} were left; report this")]
     Missed { found: u64, allowed: u64 },
+    #[error("the model's own predictions are not finite at token {token} of the text that sensitivities are measured on")]
+    NotFinite { token: usize },
     #[error("`--sequential` needs a model whose architecture is known: {reason}")]
     NotSequential { reason: String },
 }

@@ -94,10 +94,13 @@ impl<'a> Job<'a> {
         job.check_reachable()?;
         job.calibrate(progress)?;
         job.solve(progress)?;
+        if job.allocate(progress)? {
+            job.solve(progress)?;
+        }
         Ok(job)
     }
 
-    fn warn(&mut self, progress: &dyn Progress, message: String) {
+    pub(super) fn warn(&mut self, progress: &dyn Progress, message: String) {
         progress.warn(&message);
         self.warnings.push(message);
     }
@@ -182,7 +185,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn weights(&self) -> u64 {
+    pub(super) fn weights(&self) -> u64 {
         self.targets.iter().map(|target| target.spec.len() as u64).sum()
     }
 

@@ -71,12 +71,13 @@ impl Job<'_> {
         let recipes: Vec<String> =
             self.treatments.iter().map(|treatment| treatment.codec.recipe().to_string()).collect();
         Ok(format!(
-            "lamella {} input {} recipes {} limit {:?} sequential {} calibration {calibration}",
+            "lamella {} input {} recipes {} limit {:?} sequential {} allocate {:?} calibration {calibration}",
             env!("CARGO_PKG_VERSION"),
             self.input.content_hash()?,
             recipes.join(";"),
             self.limit,
             self.request.sequential,
+            self.request.allocate,
         ))
     }
 
@@ -148,7 +149,7 @@ impl Job<'_> {
         self.close(&free, &statistics, spool, finished, counter)
     }
 
-    fn step_rate(&self, log2_step: f64) -> impl Fn(usize) -> Rate + '_ {
+    pub(super) fn step_rate(&self, log2_step: f64) -> impl Fn(usize) -> Rate + '_ {
         move |target| Rate::Step(self.curves.get(&target).map_or(1.0, |curve| curve.step(log2_step)))
     }
 
@@ -415,9 +416,9 @@ impl Drift {
 }
 
 /// Quantised arrays where there are some, the original's elsewhere.
-struct Overlay<'s> {
-    above: &'s TensorMap,
-    below: &'s dyn TensorSource,
+pub(super) struct Overlay<'s> {
+    pub(super) above: &'s TensorMap,
+    pub(super) below: &'s dyn TensorSource,
 }
 
 impl TensorSource for Overlay<'_> {

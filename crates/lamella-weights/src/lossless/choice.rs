@@ -58,7 +58,9 @@ pub(crate) fn choose(spec: &ArraySpec, bytes: &[u8]) -> Result<Choice, StreamErr
             Census::take(&fields, &counted, bytes, has_sums.then_some((start, columns)), scratch)
         })
         .collect();
-    let census = Census::merge(blocks, rows, columns, has_sums);
+    let mut census = Census::merge(blocks, rows, columns, has_sums);
+    // An empty array has streams, too.
+    census.counts.resize(n_symbols + counted.len(), None);
     let mut codings = Vec::with_capacity(n_symbols + counted.len());
     for (stream, counts) in census.counts.iter().enumerate() {
         let coding = match counts {

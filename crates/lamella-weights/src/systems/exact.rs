@@ -1,34 +1,34 @@
 //! `exact`: every bit kept, losslessly coded.
 //!
 //! # Idea
-//! The bytes of a float say different things: sign and exponent are few symbols, the low mantissa bits are noise.
-//! Each byte position of the elements is a plane of its own, coded with a table of its own where that pays and
-//! stored as it is where it does not.
+//! The bits of a float say different things: exponents are few symbols, sign and mantissa are close to noise. Each is
+//! a stream of its own, coded where that pays and stored as it is where it does not. What is a fine-tuned copy of a
+//! known base model is coded as its difference to that (`exact(base=…)`), at about a third of the size.
 //!
 //! # Stored form
-//! One plane after the other, lowest byte first: a length (variable-length integer) and the plane, a
-//! self-contained rANS array ([`lamella_entropy::rans`]) of one symbol per element.
+//! [`crate::lossless`]: streams in blocks of 2^18 elements, each decodable by itself.
 //!
 //! # Cost
-//! One pass. Never more than the raw bytes plus a few per plane.
+//! Two passes, at the speed of memory. Never more than the raw bytes plus a few per stream and block.
 //!
 //! # When to choose it
-//! Norms, biases, and whatever `--keep` names.
+//! Norms, biases, whatever `--keep` names, and whole models with `--lossless`.
 
 use std::sync::Arc;
 
 use lamella_codec::{
-    Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal, Registration,
+    Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal, Registration, TensorSource,
 };
-use lamella_entropy::{rans, varint};
 
 use crate::distortion::weighted_energy;
+use crate::lossless::{self, Planes, decode_delta, encode_delta};
 use crate::matrix::{damaged, single_layer};
 
 /// `exact`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Exact {
     recipe: Recipe,
+    base: Option<Arc<dyn TensorSource>>,
 }
 
 /// How recipes name it.
@@ -36,11 +36,36 @@ pub fn registration() -> Registration {
     Registration {
         name: "exact",
         summary: "keep every bit, losslessly coded",
-        arguments: &[],
+        arguments: &[(
+            "base",
+            "none",
+            "the content hash of the model that this one is stored as the difference to; set by `--base`",
+        )],
         build: |recipe| {
-            recipe.reject_unknown(&[])?;
-            Ok(Arc::new(Exact { recipe: recipe.clone() }))
+            recipe.reject_unknown(&["base"])?;
+            Ok(Arc::new(Exact { recipe: recipe.clone(), base: None }))
         },
+    }
+}
+
+impl std::fmt::Debug for Exact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Exact({})", self.recipe)
+    }
+}
+
+impl Exact {
+    /// The codec of `exact(base=…)` with its base at hand, which the caller has checked by its hash.
+    pub fn with_base(recipe: Recipe, base: Arc<dyn TensorSource>) -> Self {
+        Self { recipe, base: Some(base) }
+    }
+
+    fn base_of(&self, spec: &ArraySpec) -> Result<Array<'_>, CodecError> {
+        let failed = |message: String| CodecError::Solver { array: spec.name.clone(), message };
+        let base = self.base.as_ref().ok_or_else(|| {
+            failed("it is stored as the difference to a base model; `lamella expand --base DIR` reads it".to_owned())
+        })?;
+        base.array(&spec.name).map_err(|error| failed(format!("the base does not give it: {error}")))
     }
 }
 
@@ -54,17 +79,20 @@ impl Codec for Exact {
     }
 
     fn encode(&self, array: &Array<'_>, knowledge: &Knowledge, _rate: Rate) -> Result<Encoded, CodecError> {
-        let width = array.spec.dtype.size_bytes();
-        let mut payload = Vec::new();
-        for plane in 0..width {
-            let symbols: Vec<u8> = array.bytes.iter().skip(plane).step_by(width).copied().collect();
-            let coded = rans::encode(&symbols).map_err(|error| CodecError::Solver {
-                array: array.spec.name.clone(),
-                message: error.to_string(),
-            })?;
-            varint::write_varint(&mut payload, coded.len() as u64);
-            payload.extend_from_slice(&coded);
-        }
+        let failed = |error: lossless::StreamError| CodecError::Solver {
+            array: array.spec.name.clone(),
+            message: error.to_string(),
+        };
+        let payload = match self.recipe.get("base") {
+            Some(_) => encode_delta(array, &self.base_of(&array.spec)?).map_err(failed)?.ok_or_else(|| {
+                CodecError::Refused {
+                    recipe: self.recipe.to_string(),
+                    array: array.spec.name.clone(),
+                    refusal: Refusal { reason: "has another shape or type than the base's array".to_owned() },
+                }
+            })?,
+            None => lossless::encode(&array.spec, &array.bytes).map_err(failed)?,
+        };
         let columns = array.spec.shape.last().copied().unwrap_or(1);
         let energy = match array.to_f32() {
             Ok(values) if values.iter().all(|value| value.is_finite()) => {
@@ -76,30 +104,11 @@ impl Codec for Exact {
     }
 
     fn decode(&self, spec: &ArraySpec, layers: &[&[u8]]) -> Result<Array<'static>, CodecError> {
-        let mut rest = single_layer(spec, layers)?;
-        let width = spec.dtype.size_bytes();
-        let size = spec.checked_size_bytes().ok_or_else(|| damaged(spec, 0, "the shape overflows"))?;
-        let mut planes = Vec::with_capacity(width);
-        for _ in 0..width {
-            let length = varint::read_varint(&mut rest).map_err(|error| damaged(spec, 0, error.to_string()))?;
-            let (plane, later) = usize::try_from(length)
-                .ok()
-                .and_then(|length| rest.split_at_checked(length))
-                .ok_or_else(|| damaged(spec, 0, format!("a plane needs {length} bytes, found {}", rest.len())))?;
-            rest = later;
-            planes.push(
-                rans::decode(plane, size / width).map_err(|error| damaged(spec, 0, error.to_string()))?,
-            );
-        }
-        if !rest.is_empty() {
-            return Err(damaged(spec, 0, format!("{} bytes are left over", rest.len())));
-        }
-        let mut bytes = vec![0u8; size];
-        for (plane, symbols) in planes.iter().enumerate() {
-            for (element, &symbol) in symbols.iter().enumerate() {
-                bytes[element * width + plane] = symbol;
-            }
-        }
-        Ok(Array::new(spec.clone(), bytes)?)
+        let payload = single_layer(spec, layers)?;
+        let bytes = match self.recipe.get("base") {
+            Some(_) => decode_delta(spec, payload, &self.base_of(spec)?),
+            None => Planes::parse(spec, payload).and_then(|planes| planes.decode()),
+        };
+        Ok(Array::new(spec.clone(), bytes.map_err(|error| damaged(spec, 0, error.to_string()))?)?)
     }
 }

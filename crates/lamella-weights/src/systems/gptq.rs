@@ -29,7 +29,7 @@ use std::sync::Arc;
 use lamella_codec::{
     Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal, Registration,
 };
-use lamella_math::InverseFactor;
+use lamella_math::{FactorError, InverseFactor};
 use lamella_quant::gptq::{self, Direction, Groups, Order, activation_order, reorder};
 use lamella_quant::grid::Zero;
 
@@ -142,11 +142,18 @@ impl Codec for Gptq {
                     Order::Natural => natural(),
                     Order::Activation => activation_order(&moment.diagonal()),
                 };
-                let factor = InverseFactor::in_order(moment, self.damping, &order)
-                    .map_err(|error| solver(error.to_string()))?;
-                let swept = reorder(&matrix.values, columns, &order, Direction::ToSweep);
-                let quantized = gptq::gptq(&swept, columns, factor.upper(), &order, &settings);
-                (order, quantized)
+                match InverseFactor::in_order(moment, self.damping, &order) {
+                    // No text reached these inputs.
+                    Err(FactorError::Empty { .. }) => {
+                        (natural(), gptq::without_feedback(&matrix.values, columns, &settings))
+                    }
+                    Err(error) => return Err(solver(error.to_string())),
+                    Ok(factor) => {
+                        let swept = reorder(&matrix.values, columns, &order, Direction::ToSweep);
+                        let quantized = gptq::gptq(&swept, columns, factor.upper(), &order, &settings);
+                        (order, quantized)
+                    }
+                }
             }
         };
         let mut reconstruction = reorder(&quantized.reconstruction, columns, &order, Direction::ToOriginal);

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use lamella::codec::Recipe;
 use lamella::lm::Family;
 use lamella::lm::statistics::{BosRule, SequenceOptions};
-use lamella::weights::compress::{CalibrationRequest, Input, Request, Rule};
+use lamella::weights::compress::{Allocate, CalibrationRequest, Input, Request, Rule};
 use lamella::weights::evaluate::fit_paragraphs;
 
 use super::budget::BudgetOptions;
@@ -57,6 +57,9 @@ pub(crate) struct ModelOptions {
     /// Take each block's statistics behind the already quantised blocks before it
     #[arg(long)]
     pub(crate) sequential: bool,
+    /// How bits are spread: by each array's measured effect on the output, or one relative step for all
+    #[arg(long, value_enum, default_value_t = Allocation::Measured)]
+    pub(crate) allocate: Allocation,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -69,6 +72,14 @@ pub(crate) enum Bos {
     Always,
     /// Nowhere
     Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allocation {
+    /// Sensitivities are measured on text behind the calibration text
+    Measured,
+    /// One relative step
+    Uniform,
 }
 
 /// Reads `FIRST..END`.
@@ -93,6 +104,8 @@ impl ModelOptions {
         }
         rules.extend(self.keep.iter().map(|glob| Rule { pattern: glob.clone(), recipe: exact.clone() }));
         let (budget, budget_text) = self.budget.budget(input.directory.weight_bytes())?;
+        let beside = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let scratch = beside.map_or_else(|| PathBuf::from("."), PathBuf::from);
         let sequential = self.sequential || recipe.flag("sequential").unwrap_or(false);
         Ok(Request {
             output,
@@ -100,12 +113,16 @@ impl ModelOptions {
             rules,
             budget,
             budget_text,
-            calibration: self.calibration(input)?,
+            calibration: self.calibration(input, scratch)?,
             sequential,
+            allocate: match self.allocate {
+                Allocation::Measured => Allocate::Measured,
+                Allocation::Uniform => Allocate::Uniform,
+            },
         })
     }
 
-    fn calibration(&self, input: &Input) -> Result<CalibrationRequest, CliError> {
+    fn calibration(&self, input: &Input, scratch: PathBuf) -> Result<CalibrationRequest, CliError> {
         let is_encoder =
             input.model.as_ref().is_some_and(|model| model.network.family() == Family::Encoder);
         let mut sequences = SequenceOptions {
@@ -132,6 +149,7 @@ impl ModelOptions {
             text: self.calibrate.clone(),
             sequences,
             statistics: self.statistics.clone(),
+            scratch,
         };
         match &self.paragraphs {
             Some(text) => request.sequences.paragraphs = Some(range(text)?),

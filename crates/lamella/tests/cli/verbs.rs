@@ -1,0 +1,144 @@
+//! Every verb on one file.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::{at, done, lamella, model, number, refused, scratch, story};
+
+fn names(value: &Value) -> Vec<&str> {
+    let name = |array: &'_ Value| if array["name"].is_string() { array["name"].as_str() } else { None };
+    value.as_array().unwrap().iter().filter_map(name).collect()
+}
+
+#[test]
+fn run_prints_the_same_text_every_time() {
+    let arguments = ["run", story(), "Once upon a time", "--max-tokens", "60"];
+    let first = done(&arguments).out;
+    println!("{first}");
+    assert!(first.starts_with("Once upon a time, there was a"), "{first}");
+    assert!(first.len() > 100);
+    assert_eq!(done(&arguments).out, first);
+    assert_eq!(done(&[&arguments[..], &["--threads", "1"]].concat()).out, first);
+    let drawn = ["run", story(), "Once", "--temperature", "0.9", "--seed", "3", "--max-tokens", "40", "--json"];
+    let (one, two) = (done(&drawn).json(), done(&drawn).json());
+    assert_eq!((&one["text"], &one["tokens"]), (&two["text"], &two["tokens"]));
+    let generated = one["tokens"].as_array().unwrap().len();
+    assert!((1..=40).contains(&generated), "{one}");
+}
+
+#[test]
+fn plan_says_what_compress_would_do_and_writes_nothing() {
+    let directory = scratch();
+    let plan = done(&["plan", model(), "--size", "12%", "--json"]).json();
+    let target = number(&plan, "target_bytes");
+    let bytes = number(&plan, "bytes");
+    assert!(bytes <= target && bytes > 0.97 * target, "{bytes} of {target}");
+    assert_eq!(plan["arrays"].as_array().unwrap().len(), 47);
+    let output = at(&directory, "dry.lam");
+    done(&["compress", model(), "--size", "12%", "--dry-run", "-o", &output]);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    let table = done(&["plan", model(), "--size", "12%"]).out;
+    assert!(table.contains("model.layers.4.mlp.down_proj.weight") && table.contains("predicted"), "{table}");
+}
+
+#[test]
+fn inspect_and_verify_agree_with_the_file() {
+    let inspected = done(&["inspect", story(), "--json"]).json();
+    let length = std::fs::metadata(story()).unwrap().len() as f64;
+    assert_eq!(number(&inspected, "bytes"), length);
+    assert_eq!(inspected["budget"], "--size 160KB");
+    assert_eq!(inspected["arrays"].as_array().unwrap().len(), 47);
+    assert!(number(&inspected, "smallest_complete_bytes") <= length);
+    assert!(done(&["inspect", story()]).out.contains("house"));
+    let verified = done(&["verify", story(), "--json"]).json();
+    assert_eq!(number(&verified, "bytes"), length);
+    assert_eq!(verified["whole_layers"], verified["layers"]);
+    assert_eq!(number(&verified, "unused_bytes"), 0.0);
+}
+
+#[test]
+fn expand_gives_the_coded_numbers_back_and_diff_says_which_arrays_lost_some() {
+    let directory = scratch();
+    let expanded = at(&directory, "expanded");
+    let report = done(&["expand", story(), "-o", &expanded, "--json"]).json();
+    let files: BTreeSet<&str> = names(&report["files"]).into_iter().collect();
+    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        assert!(files.contains(name), "{files:?}");
+        assert!(std::path::Path::new(&expanded).join(name).is_file(), "{name}");
+    }
+    let original = |name: &str| std::fs::read(format!("{}/{name}", model())).unwrap();
+    assert!(std::fs::read(format!("{expanded}/tokenizer.json")).unwrap() == original("tokenizer.json"));
+    let same = done(&["diff", story(), &expanded, "--json"]).json();
+    assert_eq!(same["same"], true);
+    let ran = lamella(&["diff", &expanded, model(), "--json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let report = ran.json();
+    assert_eq!(report["same"], false);
+    let rows = report["arrays"].as_array().unwrap();
+    assert_eq!(rows.len(), 47);
+    for row in rows {
+        let is_matrix = !row["name"].as_str().unwrap().ends_with("norm.weight");
+        assert_eq!(row["state"], if is_matrix { "other numbers" } else { "same" }, "{row}");
+        assert!(!is_matrix || (1e-6..0.1).contains(&number(row, "relative_error")), "{row}");
+    }
+    assert_eq!(lamella(&["diff", story(), model()]).code, Some(1));
+    assert_eq!(lamella(&["diff", model(), model()]).code, Some(0));
+}
+
+#[test]
+fn cut_keeps_whole_layers_or_says_why_not() {
+    let directory = scratch();
+    let output = at(&directory, "cut.lam");
+    refused(&["cut", story(), "--size", "1000", "-o", &output], &["story.lam"]);
+    refused(&["cut", story(), "--size", "200%", "-o", &output], &["nothing to cut"]);
+    assert!(!std::path::Path::new(&output).exists());
+    let inspected = done(&["inspect", story(), "--json"]).json();
+    let (all, smallest) = (number(&inspected, "bytes"), number(&inspected, "smallest_complete_bytes"));
+    let size = format!("{}", smallest as u64);
+    let ran = lamella(&["cut", story(), "--size", &size, "-o", &output, "--json"]);
+    if smallest < all && ran.code == Some(0) {
+        assert!(std::fs::metadata(&output).unwrap().len() as f64 <= smallest);
+        done(&["verify", &output]);
+    } else {
+        assert!(ran.code == Some(2) && ran.err.contains("cut"), "{ran:?}");
+    }
+}
+
+#[test]
+fn the_catalogue_has_every_system_and_claims_have_one_shape() {
+    let report = done(&["systems", "--json"]).json();
+    let systems = report["systems"].as_array().unwrap();
+    assert_eq!(systems.len(), 169);
+    for (number, system) in systems.iter().enumerate() {
+        assert_eq!(system["id"], format!("S{:03}", number + 1));
+        for key in ["name", "wing", "compresses", "state"] {
+            assert!(system[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {system}");
+        }
+        assert!(system["state"] == "built" || system["state"] == "planned", "{system}");
+    }
+    let codecs = names(&report["codecs"]);
+    assert!(["exact", "gptq", "house", "rtn"].iter().all(|name| codecs.contains(name)), "{codecs:?}");
+    assert_eq!(done(&["systems"]).out.lines().filter(|line| line.starts_with('S')).count(), 169);
+    let weights = done(&["systems", "--wing", "weights", "--json"]).json();
+    assert_eq!(weights["systems"].as_array().unwrap().len(), 44);
+    let planned = systems.iter().find(|system| system["state"] == "planned").unwrap();
+    refused(&["reproduce", planned["id"].as_str().unwrap()], &["is planned, not built", "hint: "]);
+
+    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");
+    let ran = lamella(&["reproduce", "--all", "--json", "--assets", assets]);
+    assert!(ran.code == Some(0) || ran.code == Some(1), "{ran:?}");
+    let report = ran.json();
+    assert_eq!(report["schema"], 1);
+    let claims = report["claims"].as_array().unwrap();
+    assert_eq!(claims.len(), systems.iter().filter(|system| system["state"] == "built").count());
+    assert_eq!(ran.code == Some(0), claims.iter().all(|claim| claim["holds"] == true));
+    for claim in claims {
+        for key in ["id", "name", "wing", "claim", "metric", "baseline_name", "reason"] {
+            assert!(claim[key].is_string(), "{key}: {claim}");
+        }
+        for key in ["baseline", "measured", "seconds"] {
+            assert!(claim[key].is_number(), "{key}: {claim}");
+        }
+    }
+}
