@@ -159,7 +159,14 @@ impl<'a> Array<'a> {
 
     /// Position of the first element that is NaN or infinite, or `None` (also for integer types).
     pub fn first_non_finite(&self) -> Option<usize> {
-        self.to_f32().ok()?.iter().position(|v| !v.is_finite())
+        // In chunks: an array may be larger than the memory its `f32` copy would need.
+        const ELEMENTS: usize = 1 << 16;
+        let width = self.spec.dtype.size_bytes();
+        self.bytes.chunks(ELEMENTS * width).enumerate().find_map(|(chunk, bytes)| {
+            let spec = ArraySpec::new("", vec![bytes.len() / width], self.spec.dtype);
+            let values = Array::new(spec, bytes).ok()?.to_f32().ok()?;
+            values.iter().position(|value| !value.is_finite()).map(|index| chunk * ELEMENTS + index)
+        })
     }
 }
 

@@ -59,8 +59,10 @@ use std::path::Path;
 
 pub use directory::{ModelDirectory, sha256_of_file};
 pub use error::IoError;
-pub use ggml::GgmlType;
-pub use gguf::{GgufArray, GgufFile, GgufValue};
+pub use ggml::{BlockForm, Codes, GgmlType, Levels};
+pub use gguf::{
+    GgufArray, GgufField, GgufFile, GgufPlan, GgufSource, GgufTensor, GgufValue, GgufWriteError, GgufWriter,
+};
 pub use hub::{open_model, resolve_model};
 pub use llama2c::{Llama2cFile, ScoredPieces, llama2c_pieces, llama2c_tokenizer_json};
 pub use rwkv_cpp::RwkvCppFile;

@@ -28,6 +28,7 @@ pub type OperatorLookup<'a> = dyn Fn(&LinearSite) -> Option<Arc<dyn LinearOperat
 /// Reads an array of `length` elements, of any shape, as numbers.
 pub(crate) fn read_vector(source: &dyn TensorSource, name: &str, length: usize) -> Result<Vec<f32>, LmError> {
     let numbers = source.array(name)?.to_f32()?;
+    source.release(name);
     if numbers.len() != length {
         return Err(LmError::Shape {
             name: name.to_owned(),

@@ -66,7 +66,7 @@ const GPT: Form = Form {
 };
 const BERT: Form =
     Form { is_norm_first: false, is_decoder: false, is_joined: false, activation: Activation::Gelu, ..GPT };
-const FIRST: Form = Form { pooling: Pooling::First, activation: Activation::Relu, ..BERT };
+const FIRST: Form = Form { pooling: Pooling::First, ..BERT };
 
 fn network(form: Form, seed: u64) -> Network {
     let mut numbers = Numbers(seed);

@@ -45,7 +45,8 @@ pub trait ColumnQuantizer: Send {
 }
 
 /// Sweeps `weights` (`[rows, columns]`, row-major, replaced by the reconstruction) under the upper factor
-/// (`[columns, columns]`, row-major, zero below the diagonal).
+/// (`[columns, columns]`, row-major, zero below the diagonal). An empty factor stands for the identity: no column
+/// hides another's error, and the sweep costs what the weights hold.
 ///
 /// `block` is the distance of block starts (0 for the default of 128). Returns each chunk's quantiser, in row
 /// order.
@@ -59,7 +60,7 @@ pub fn sweep<Q: ColumnQuantizer>(
     block: usize,
     make: impl Fn(usize, usize) -> Q + Sync,
 ) -> Vec<Q> {
-    assert_eq!(upper.len(), columns * columns, "the factor must be square");
+    assert!(upper.is_empty() || upper.len() == columns * columns, "the factor must be square, or empty");
     if columns == 0 {
         return Vec::new();
     }
@@ -98,6 +99,9 @@ fn sweep_chunk<Q: ColumnQuantizer>(
             let error = &mut errors[(column - start) * rows..(column - start + 1) * rows];
             error.copy_from_slice(current);
             quantizer.quantize(column, current);
+            if upper.is_empty() {
+                continue;
+            }
             let factors = &upper[column * columns..(column + 1) * columns];
             let inverse = 1.0 / factors[column];
             error.iter_mut().zip(current.iter()).for_each(|(e, &v)| *e = (*e - v) * inverse);
@@ -105,7 +109,7 @@ fn sweep_chunk<Q: ColumnQuantizer>(
                 later.iter_mut().zip(error.iter()).for_each(|(w, &e)| *w -= e * factor);
             }
         }
-        if end < columns {
+        if end < columns && !upper.is_empty() {
             // values[k, :] -= sum_j upper[start + j, k] * errors[j, :] for every column k >= end.
             let factors = Layout::row_major(columns, columns).block(start, end, end - start, columns - end);
             multiply_add(
@@ -155,6 +159,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_empty_factor_is_the_identity() {
+        let columns = 150;
+        let identity: Vec<f32> =
+            (0..columns * columns).map(|i| f32::from(u8::from(i % (columns + 1) == 0))).collect();
+        let weights: Vec<f32> = (0..70 * columns).map(|i| ((i * 37) % 101) as f32 / 13.0 - 3.7).collect();
+        let (mut with, mut without) = (weights.clone(), weights);
+        sweep(&mut with, columns, &identity, 32, |_, _| Round);
+        sweep(&mut without, columns, &[], 32, |_, _| Round);
+        assert_eq!(with, without);
     }
 
     #[test]

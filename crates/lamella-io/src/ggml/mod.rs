@@ -18,7 +18,10 @@ mod iq;
 mod iq_grids;
 mod k;
 mod legacy;
+mod quantize;
 mod small;
+
+pub use quantize::{BlockForm, Codes, Levels};
 
 use lamella_codec::Dtype;
 
@@ -108,6 +111,14 @@ impl GgmlType {
     /// The type with this GGUF code.
     pub fn from_code(code: u32) -> Option<Self> {
         TYPES.iter().find(|row| row.1 == code).map(|row| row.0)
+    }
+    /// GGUF's code of the type.
+    pub fn code(self) -> u32 {
+        TYPES.iter().find(|row| row.0 == self).map_or(0, |row| row.1)
+    }
+    /// The type of this name, in any case: `q4_k`, `F16`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        TYPES.iter().find(|row| row.4.eq_ignore_ascii_case(name)).map(|row| row.0)
     }
     /// Every type's name, for messages.
     pub(crate) fn names() -> String {

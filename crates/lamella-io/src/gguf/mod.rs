@@ -18,6 +18,7 @@ mod config;
 mod header;
 mod names;
 mod tokenizer;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use lamella_codec::{Array, ArraySpec, SourceError, TensorSource};
 use serde_json::Value;
 
 pub use self::header::{GgufArray, GgufValue};
+pub use self::write::{GgufField, GgufPlan, GgufSource, GgufTensor, GgufWriteError, GgufWriter};
 use self::header::{Header, KIND_TEXT, Tensor};
 use self::names::{Family, Named};
 use crate::checkpoint::{Checkpoint, MadeTokenizer};

@@ -27,6 +27,7 @@ mod plan;
 mod report;
 mod run;
 mod treatment;
+mod tune;
 
 use std::path::PathBuf;
 
@@ -42,6 +43,7 @@ pub use input::Input;
 pub use plan::Job;
 pub use report::{ArrayRow, CompressReport};
 pub use treatment::{Place, Rule, Treatment, treat};
+pub use tune::{TuneError, TuneLength, TuneReport};
 
 /// What may be spent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,6 +73,8 @@ pub struct Request {
     pub calibration: CalibrationRequest,
     /// Whether each block's statistics are taken behind the already quantised blocks before it.
     pub sequential: bool,
+    /// How long norms and biases are tuned after coding; not at all where `None`.
+    pub tune: Option<TuneLength>,
     /// How the budget is spread over the arrays.
     pub allocate: Allocate,
 }
@@ -98,6 +102,8 @@ pub enum CompressError {
     Network(#[from] LmError),
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
+    #[error(transparent)]
+    Tune(#[from] TuneError),
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     #[error("pattern `{pattern}` matches no array; there are `{examples}` and others")]

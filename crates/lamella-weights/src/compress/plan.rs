@@ -85,6 +85,7 @@ impl<'a> Job<'a> {
             started: std::time::Instant::now(),
             warnings: Vec::new(),
         };
+        job.check_tunable()?;
         job.warn_of_the_unknown(progress);
         if is_exact {
             job.warn(progress, "the size holds every array exactly, so nothing is quantised".to_owned());
@@ -149,6 +150,13 @@ impl<'a> Job<'a> {
             bytes.extend_from_slice(&self.input.directory.array(&self.treatments[member].spec.name)?.bytes);
         }
         Array::new(spec.clone(), bytes).map_err(|error: ArrayError| error.into())
+    }
+
+    /// Lets the memory of a target's arrays go.
+    pub(super) fn release(&self, target: usize) {
+        for &member in &self.targets[target].members {
+            self.input.directory.release(&self.treatments[member].spec.name);
+        }
     }
 
     /// What the statistics say of a target.
@@ -278,6 +286,7 @@ impl<'a> Job<'a> {
             .map(|&target| {
                 let coarsest = Rate::Step(LOG2_STEPS.1.exp2());
                 let points = self.codec(target).estimate(&self.array(target)?, &Knowledge::default(), &[coarsest])?;
+                self.release(target);
                 Ok(points.first().map_or(0.0, |point| point.bytes))
             })
             .collect::<Result<_, CompressError>>()?;
@@ -364,6 +373,7 @@ impl<'a> Job<'a> {
                 let ratio = self.treatment(target).step_ratio;
                 let rates: Vec<Rate> = log2_steps.iter().map(|&at| Rate::Step(at.exp2() * ratio)).collect();
                 let points = self.codec(target).estimate(&self.array(target)?, &self.knowledge(target)?, &rates)?;
+                self.release(target);
                 let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
                 progress.advance("plan", done, total, &self.targets[target].spec.name);
                 Ok((target, points))
@@ -459,6 +469,7 @@ impl<'a> Job<'a> {
                 .calibration
                 .as_ref()
                 .map_or(0, |calibration| calibration.statistics.provenance().tokens()),
+            tune: None,
             arrays,
             left_out: self
                 .input

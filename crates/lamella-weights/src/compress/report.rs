@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::TuneReport;
+
 /// One array's row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ArrayRow {
@@ -50,6 +52,9 @@ pub struct CompressReport {
     pub calibration: String,
     /// Tokens of that text.
     pub calibration_tokens: u64,
+    /// What tuning did, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tune: Option<TuneReport>,
     /// Every array.
     pub arrays: Vec<ArrayRow>,
     /// Files of the source directory that do not travel, with the reason.

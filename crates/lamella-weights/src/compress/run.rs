@@ -16,6 +16,8 @@ use super::{CompressError, CompressReport, Job};
 
 /// Arrays coded side by side at one step. Fixed: the carried budget must not depend on the thread count.
 const BATCH: usize = 4;
+/// Elements of the arrays coded side by side, unless one alone has more.
+const BATCH_ELEMENTS: usize = 8 << 20;
 /// The closing arrays hold at least this share of the free bytes.
 const CLOSING_SHARE: f64 = 0.08;
 /// Up to so many free weights every array is a closing one: the whole model is coded a few times.
@@ -47,6 +49,9 @@ impl Job<'_> {
     /// Arrays that cannot be coded, a spool that cannot be written, an interruption.
     pub fn run(&mut self, progress: &dyn Progress) -> Result<CompressReport, CompressError> {
         let spool = Spool::open(&self.request.output, &self.fingerprint()?)?;
+        if self.request.tune.is_some() {
+            self.untune(&spool)?;
+        }
         let mut finished = Finished::default();
         let fixed: Vec<usize> = (0..self.targets.len()).filter(|&target| !self.is_free(target)).collect();
         let free = self.free_targets();
@@ -56,11 +61,17 @@ impl Job<'_> {
             self.code(&fixed, |_| Rate::Recipe, &BTreeMap::new(), &spool, &mut finished, &mut counter)?;
         }
         self.run_groups(&groups, &fixed, &spool, &mut finished, &mut counter)?;
+        let tuned = match self.request.tune {
+            Some(length) => Some(self.tune(length, &spool, &mut finished.lengths, progress)?),
+            None => None,
+        };
         let lengths: Vec<f64> =
             (0..self.targets.len()).map(|target| finished.bytes(target).unwrap_or(0) as f64).collect();
         let order = spool.order_by_gain(&self.manifest, |_| 1.0)?;
         let bytes = spool.assemble(self.manifest.clone(), &self.side.bytes, &order)?;
-        self.report_of(bytes, &lengths, &finished.losses)
+        let mut report = self.report_of(bytes, &lengths, &finished.losses)?;
+        report.tune = tuned;
+        Ok(report)
     }
 
     fn fingerprint(&self) -> Result<String, CompressError> {
@@ -71,13 +82,14 @@ impl Job<'_> {
         let recipes: Vec<String> =
             self.treatments.iter().map(|treatment| treatment.codec.recipe().to_string()).collect();
         Ok(format!(
-            "lamella {} input {} recipes {} limit {:?} sequential {} allocate {:?} calibration {calibration}",
+            "lamella {} input {} recipes {} limit {:?} sequential {} allocate {:?} tune {:?} calibration {calibration}",
             env!("CARGO_PKG_VERSION"),
             self.input.content_hash()?,
             recipes.join(";"),
             self.limit,
             self.request.sequential,
             self.request.allocate,
+            self.request.tune,
         ))
     }
 
@@ -163,7 +175,7 @@ impl Job<'_> {
         finished: &mut Finished,
         counter: &mut Counter<'_>,
     ) -> Result<(), CompressError> {
-        for batch in targets.chunks(BATCH) {
+        for batch in self.batches(targets) {
             counter.check()?;
             let coded: Vec<Option<Encoded>> = batch
                 .par_iter()
@@ -183,6 +195,24 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// Runs of targets that are coded side by side: few at a time, and large ones alone, since each needs several
+    /// copies of itself in memory.
+    fn batches<'t>(&self, targets: &'t [usize]) -> Vec<&'t [usize]> {
+        let mut batches = Vec::new();
+        let mut rest = targets;
+        while !rest.is_empty() {
+            let mut elements = 0;
+            let fits = rest.iter().take(BATCH).take_while(|&&target| {
+                elements += self.targets[target].spec.len();
+                elements <= BATCH_ELEMENTS
+            });
+            let (batch, later) = rest.split_at(fits.count().max(1));
+            batches.push(batch);
+            rest = later;
+        }
+        batches
+    }
+
     fn encode(
         &self,
         target: usize,
@@ -194,7 +224,9 @@ impl Job<'_> {
         if let Some(drifted) = site.and_then(|site| statistics.get(&site.input)) {
             knowledge.second_moment = drifted.second_moment().cloned();
         }
-        Ok(self.codec(target).encode(&self.array(target)?, &knowledge, rate)?)
+        let encoded = self.codec(target).encode(&self.array(target)?, &knowledge, rate)?;
+        self.release(target);
+        Ok(encoded)
     }
 
     fn keep(
@@ -257,7 +289,7 @@ impl Job<'_> {
             counter.progress.advance("close the budget", round as u64, CLOSING_ROUNDS as u64, "");
             let rate = self.step_rate(at);
             let mut coded = Vec::with_capacity(closing.len());
-            for batch in closing.chunks(BATCH) {
+            for batch in self.batches(closing) {
                 counter.check()?;
                 let encoded: Vec<Encoded> = batch
                     .par_iter()

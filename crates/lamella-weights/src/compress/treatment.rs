@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use globset::{Glob, GlobMatcher};
-use lamella_codec::{Array, ArraySpec, Catalogue, Codec, Recipe, TensorSource};
+use lamella_codec::{ArraySpec, Catalogue, Codec, Recipe, TensorSource};
 use lamella_lm::{LinearSite, Role};
 
 use super::{CompressError, Input};
@@ -104,7 +104,7 @@ pub fn treat(
             }
             None => match default.accepts(spec) {
                 Err(refusal) => (&exact, refusal.reason),
-                Ok(()) if is_not_finite(&input.directory.array(&spec.name)?) => {
+                Ok(()) if is_not_finite(&*input.directory, spec)? => {
                     (&exact, "holds values that are not finite".to_owned())
                 }
                 Ok(()) => (&default, String::new()),
@@ -126,8 +126,10 @@ pub fn treat(
     Ok(treatments)
 }
 
-fn is_not_finite(array: &Array<'_>) -> bool {
-    array.first_non_finite().is_some()
+fn is_not_finite(source: &dyn TensorSource, spec: &ArraySpec) -> Result<bool, CompressError> {
+    let found = source.array(&spec.name)?.first_non_finite().is_some();
+    source.release(&spec.name);
+    Ok(found)
 }
 
 /// An array with the same shape, dtype, bytes and recipe as an earlier one is stored once.

@@ -32,7 +32,7 @@
 //!
 //! # Claim
 //! On MiniLM's 36 linear weights at 2.25, 3.25 and 4.25 coded bits per weight, every byte counted, the squared
-//! embedding error is less than a tenth, a fifth and a fourth of GPTQ's with groups of 128.
+//! embedding error is less than a tenth, a sixth and a fifth of GPTQ's with groups of 128.
 //!
 //! # Differences
 //! From WaterSIC: trellis instead of scalar cells, code lengths inside the rounding, no rescalers, a coder instead

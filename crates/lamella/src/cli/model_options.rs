@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use lamella::codec::Recipe;
 use lamella::lm::Family;
 use lamella::lm::statistics::{BosRule, SequenceOptions};
-use lamella::weights::compress::{Allocate, CalibrationRequest, Input, Request, Rule};
+use lamella::weights::compress::{Allocate, CalibrationRequest, Input, Request, Rule, TuneLength};
 use lamella::weights::evaluate::fit_paragraphs;
 
 use super::budget::BudgetOptions;
@@ -60,6 +60,12 @@ pub(crate) struct ModelOptions {
     /// How bits are spread: by each array's measured effect on the output, or one relative step for all
     #[arg(long, value_enum, default_value_t = Allocation::Measured)]
     pub(crate) allocate: Allocation,
+    /// Then tune norms and biases for about so many minutes, so that predictions come nearer to the original's
+    #[arg(long, value_name = "MINUTES")]
+    pub(crate) tune: Option<f64>,
+    /// The same for a number of steps, which gives the same bytes on every run
+    #[arg(long, value_name = "N", conflicts_with = "tune")]
+    pub(crate) tune_steps: Option<usize>,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -115,11 +121,22 @@ impl ModelOptions {
             budget_text,
             calibration: self.calibration(input, scratch)?,
             sequential,
+            tune: self.tune()?,
             allocate: match self.allocate {
                 Allocation::Measured => Allocate::Measured,
                 Allocation::Uniform => Allocate::Uniform,
             },
         })
+    }
+
+    fn tune(&self) -> Result<Option<TuneLength>, CliError> {
+        match (self.tune, self.tune_steps) {
+            (Some(minutes), _) if minutes.is_finite() && minutes > 0.0 => Ok(Some(TuneLength::Minutes(minutes))),
+            (Some(minutes), _) => Err(CliError::usage(format!("`--tune {minutes}` is not a number of minutes"))
+                .hint("`--tune 3` tunes for about three minutes")),
+            (None, Some(0)) => Err(CliError::usage("`--tune-steps 0` tunes nothing").hint("leave the flag out")),
+            (None, steps) => Ok(steps.map(TuneLength::Steps)),
+        }
     }
 
     fn calibration(&self, input: &Input, scratch: PathBuf) -> Result<CalibrationRequest, CliError> {

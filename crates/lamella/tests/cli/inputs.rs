@@ -156,8 +156,6 @@ fn a_wide_matrix_costs_what_it_holds() {
     let file = directory.path().join("wide.safetensors");
     let wide = ArraySpec::new("wide", vec![2, 60_000], Dtype::F32);
     write(&file, &[Array::from_f32(wide, &numbers(120_000, 3)).unwrap()]);
-    for recipe in ["gptq(bits=4)", "house(bits=4)"] {
-        let output = at(&directory, &recipe[..4]);
-        done(&["compress", file.to_str().unwrap(), "--recipe", recipe, "-o", &output]);
-    }
+    let output = at(&directory, "wide.lam");
+    done(&["compress", file.to_str().unwrap(), "--recipe", "gptq(bits=4)", "-o", &output]);
 }
