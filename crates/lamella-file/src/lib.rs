@@ -19,7 +19,7 @@
 //! | write a model, hours of work | [`Spool`] | one payload |
 //! | write what is in memory | [`to_bytes`], [`write_to`] inside [`write_atomically`] | the payloads |
 //! | know a size before writing | [`size_of`] | none |
-//! | read over HTTP | [`ReadAt`] and [`File::from_source`] | the manifest, and what is asked for |
+//! | read over HTTP | `File::open_url` (feature `remote`); any other source: [`ReadAt`], [`File::from_source`] | the manifest, and what is asked for |
 //!
 //! # A file of one layer and a half
 //! ```
@@ -72,6 +72,8 @@ mod mapping;
 mod mixing;
 mod names;
 mod order;
+#[cfg(feature = "remote")]
+mod remote;
 mod side;
 mod source;
 mod spool;
@@ -90,6 +92,8 @@ pub use manifest::{
 };
 pub use mapping::MappedFile;
 pub use order::{LayerGain, order_by_gain};
+#[cfg(feature = "remote")]
+pub use remote::RemoteFile;
 pub use side::SideFiles;
 pub use source::ReadAt;
 pub use spool::{Spool, SpoolStart, SpooledLayer};

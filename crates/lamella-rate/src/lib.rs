@@ -16,9 +16,11 @@
 //! |---|---|---|---|
 //! | [`Lagrangian`] | within one array's step of it; exact where all points lie on convex curves | n log n | the default: many arrays, smooth curves |
 //! | [`Knapsack`] | exact where the budget has no more bytes than buckets, else close to it | arrays x points x buckets | few arrays, ragged points, exact answers |
+//! | [`IntegerProgram`] | exact | may grow exponentially | further limits beside bytes: operations, latency |
+//! | [`Evolution`] | of what is measured, not of a sum | generations x children measurements | where errors interact and the whole can be measured |
 //! | [`Greedy`] | usually within a percent | n log n | to check the others; follows a single path, so that plans of neighbouring budgets differ little |
 //!
-//! None of them sees how errors of different arrays interact: predicted losses add up, real ones do not quite.
+//! All but [`Evolution::search`] see sums only, not how errors of different arrays interact: predicted losses add up, real ones do not quite.
 //! The loss of the whole is to be measured after coding and reported beside the prediction.
 //!
 //! ```
@@ -47,7 +49,8 @@ mod search;
 mod size;
 
 pub use allocate::{
-    Allocation, AllocationError, Allocator, Greedy, Knapsack, Lagrangian, Offer, Problem, RatePoint,
+    Allocation, AllocationError, Allocator, Evolution, Greedy, IntegerProgram, Knapsack, Lagrangian, Limit, Offer,
+    Problem, RatePoint, Round,
 };
 pub use budget::{Budget, BudgetError, Metric};
 pub use curve::{Correction, CurveError, RateCurve, common_step};

@@ -5,6 +5,7 @@ mod gptq;
 mod house;
 mod rtn;
 
+pub use exact::Exact;
 use lamella_codec::{Registration, System};
 
 /// Every codec of this wing that recipes can name.

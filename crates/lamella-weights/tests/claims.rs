@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lamella_codec::{Catalogue, Silent, TensorSource};
 use lamella_lm::judge::Evaluation;
-use lamella_weights::compress::{Budget, CalibrationRequest, CompressReport, Input, Job, Request, Rule};
+use lamella_weights::compress::{Allocate, Budget, CalibrationRequest, CompressReport, Input, Job, Request, Rule};
 use lamella_weights::evaluate::{EvaluateOptions, Opened, evaluate, fit_paragraphs};
 use lamella_weights::systems::codecs;
 
@@ -55,6 +55,8 @@ impl Bench {
             budget_text: String::new(),
             calibration: self.calibration.clone(),
             sequential: recipe.contains("sequential=true"),
+            tune: None,
+            allocate: Allocate::default(),
         };
         let report = Job::plan(&self.input, &request, &self.catalogue, &Silent).unwrap().run(&Silent).unwrap();
         let coded = Opened::open(output.to_str().unwrap(), &self.catalogue).unwrap();

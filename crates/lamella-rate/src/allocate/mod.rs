@@ -1,12 +1,16 @@
 //! One point for each array under a budget.
 
+mod evolution;
 mod greedy;
+mod integer_program;
 mod knapsack;
 mod lagrangian;
 #[cfg(test)]
 mod tests;
 
+pub use evolution::{Evolution, Round};
 pub use greedy::Greedy;
+pub use integer_program::{IntegerProgram, Limit};
 pub use knapsack::Knapsack;
 pub use lagrangian::Lagrangian;
 
@@ -66,6 +70,18 @@ pub enum AllocationError {
         second: String,
         /// Why not.
         reason: &'static str,
+    },
+    /// A limit beside the budget does not give one cost for each point of each array.
+    #[error("a limit must give one cost for each point of each array")]
+    BadLimit,
+    /// No allocation keeps the budget and all further limits.
+    #[error("no allocation keeps the budget and all limits")]
+    OverLimits,
+    /// The solver of integer programmes gave up.
+    #[error("the integer programme was not solved: {message}")]
+    Solver {
+        /// What it says.
+        message: String,
     },
 }
 

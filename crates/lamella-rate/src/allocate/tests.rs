@@ -83,6 +83,96 @@ fn dynamic_programming_is_the_optimum_on_200_instances() {
 }
 
 #[test]
+fn an_integer_program_is_the_optimum_on_200_instances() {
+    let (_, worst) = against_brute_force(&IntegerProgram::default());
+    assert!(worst <= 1.0 + 1e-9, "{worst}");
+}
+
+#[test]
+fn evolution_is_within_a_percent_in_the_median() {
+    let (median, worst) = against_brute_force(&Evolution::default());
+    assert!(median <= 1.01 && worst <= 1.5, "{median}, {worst}");
+}
+
+#[test]
+fn further_limits_are_kept_at_the_least_loss() {
+    for seed in 0..30 {
+        let problem = instance(seed, 4, 3);
+        let mut random = Random(seed ^ 5);
+        let budget = budget_of(&problem, &mut random);
+        let costs: Vec<Vec<f64>> = (0..4).map(|_| (0..3).map(|k| (1.0 + k as f64) * random.unit()).collect()).collect();
+        let cost = |choices: &[usize]| choices.iter().zip(&costs).map(|(&choice, costs)| costs[choice]).sum::<f64>();
+        let at_most = 3.0;
+        let mut best = f64::INFINITY;
+        for code in 0..81usize {
+            let choices = [code % 3, code / 3 % 3, code / 9 % 3, code / 27];
+            let is_tied = problem.group_of.iter().zip(&choices).all(|(&group, &choice)| choices[group] == choice);
+            let points = || problem.offers.iter().zip(&choices).map(|(offer, &choice)| offer.points[choice]);
+            if is_tied && points().map(|p| p.bytes).sum::<u64>() <= budget && cost(&choices) <= at_most {
+                best = best.min(points().map(|p| p.loss).sum());
+            }
+        }
+        let program = IntegerProgram::with_limits(vec![Limit { costs: costs.clone(), at_most }]);
+        match program.allocate(&problem, budget) {
+            Ok(found) => {
+                check(&problem, &found, budget);
+                assert!(cost(&found.choices) <= at_most + 1e-6);
+                assert!((found.loss - best).abs() <= 1e-9 * best, "{} {best}", found.loss);
+            }
+            Err(error) => {
+                assert_eq!(error, AllocationError::OverLimits);
+                assert_eq!(best, f64::INFINITY);
+            }
+        }
+    }
+    let short = IntegerProgram::with_limits(vec![Limit { costs: Vec::new(), at_most: 1.0 }]);
+    assert_eq!(short.allocate(&instance(1, 4, 3), u64::MAX).unwrap_err(), AllocationError::BadLimit);
+}
+
+#[test]
+fn evolution_finds_what_a_sum_of_losses_hides() {
+    // Two arrays whose errors cancel when both are coarse: the sum says otherwise, the measured loss knows.
+    let points = || vec![RatePoint { bytes: 10, loss: 4.0 }, RatePoint { bytes: 20, loss: 1.0 }];
+    let offers = ["a", "b", "c", "d"].map(|name| Offer::new(name, points())).to_vec();
+    let problem = Problem::new(offers).unwrap();
+    let measured = |choices: &[usize]| {
+        let loss: f64 = choices.iter().map(|&choice| [4.0, 1.0][choice]).sum();
+        if choices[2] == 0 && choices[3] == 0 { loss - 6.0 } else { loss }
+    };
+    let search = |seed| {
+        let evolution = Evolution { seed, ..Evolution::default() };
+        evolution
+            .search(&problem, 60, None, |choices, _, _| Ok::<_, AllocationError>(measured(choices)))
+            .unwrap()
+    };
+    let found = search(3);
+    assert_eq!((found.choices.as_slice(), found.loss), (&[1, 1, 0, 0][..], 4.0));
+    assert_eq!(search(3), search(3), "same seed, same allocation");
+    let hull = Lagrangian.allocate(&problem, 60).unwrap();
+    assert!(measured(&hull.choices) > found.loss);
+}
+
+#[test]
+fn evolution_keeps_a_better_parent_in_the_last_round() {
+    let problem = instance(11, 6, 4);
+    let budget = budget_of(&problem, &mut Random(2));
+    let start = Lagrangian.allocate(&problem, budget).unwrap();
+    let rounds = vec![Round { survivors: 4 }, Round { survivors: 1 }];
+    let evolution = Evolution { rounds, generations: 20, ..Evolution::default() };
+    let sum = |choices: &[usize]| -> f64 {
+        problem.offers.iter().zip(choices).map(|(offer, &choice)| offer.points[choice].loss).sum()
+    };
+    // The first round judges backwards; the last one still never takes a loss.
+    let found = evolution
+        .search(&problem, budget, Some(&start.choices), |choices, _, round| {
+            Ok::<_, AllocationError>(if round == 0 { -sum(choices) } else { sum(choices) })
+        })
+        .unwrap();
+    check(&problem, &Allocation { loss: sum(&found.choices), ..found.clone() }, budget);
+    assert!(found.loss <= start.loss);
+}
+
+#[test]
 fn few_buckets_stay_close_to_the_optimum() {
     let (median, worst) = against_brute_force(&Knapsack::with_buckets(64));
     assert!(median <= 1.0 + 1e-12 && worst <= 1.05, "{median}, {worst}");
@@ -121,7 +211,8 @@ fn lagrangian_on_convex_offers_is_optimal_at_its_own_bytes() {
 
 #[test]
 fn all_allocators_agree_at_the_ends_and_above() {
-    let allocators: [&dyn Allocator; 3] = [&Lagrangian, &Greedy, &Knapsack::default()];
+    let allocators: [&dyn Allocator; 5] =
+        [&Lagrangian, &Greedy, &Knapsack::default(), &IntegerProgram::default(), &Evolution::default()];
     for seed in 0..20 {
         let problem = instance(seed, 6, 4);
         let least: f64 = problem
@@ -159,7 +250,8 @@ fn two_thousand_arrays_of_sixteen_points() {
 
 #[test]
 fn empty_and_bad_problems() {
-    for allocator in [&Knapsack::default() as &dyn Allocator, &Lagrangian, &Greedy] {
+    let (program, evolution) = (IntegerProgram::default(), Evolution::default());
+    for allocator in [&Knapsack::default() as &dyn Allocator, &Lagrangian, &Greedy, &program, &evolution] {
         let nothing = allocator.allocate(&Problem::new(Vec::new()).unwrap(), 0).unwrap();
         assert_eq!((nothing.choices.len(), nothing.bytes), (0, 0));
     }

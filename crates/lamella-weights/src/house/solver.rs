@@ -9,7 +9,7 @@ use lamella_quant::sweep::{EntropyCoded, Swept, entropy_coded};
 use super::coder::STRIP_ROWS;
 use super::form::{Header, write};
 use super::plan::{quantized_steps, row_exponents, steps, unit_step};
-use crate::distortion::{distortion, weighted_energy};
+use crate::distortion::distortion;
 use crate::matrix::Matrix;
 
 /// Rows that estimates look at; whole strips, spread over the matrix.
@@ -157,9 +157,8 @@ pub struct Sampled<'a> {
     sample: Matrix,
     rows: Vec<i32>,
     knowledge: Knowledge,
-    /// Rows of the whole over rows of the sample, and the same for the distortion.
+    /// Rows of the whole over rows of the sample.
     scale: f64,
-    energy_scale: f64,
 }
 
 impl<'a> Sampled<'a> {
@@ -171,8 +170,6 @@ impl<'a> Sampled<'a> {
         let usage = knowledge.row_usage.as_ref().filter(|usage| usage.len() == matrix.rows);
         let mut known = knowledge.clone();
         known.row_usage = usage.map(|usage| Arc::new(picked.iter().map(|&row| usage[row]).collect()));
-        let energy = weighted_energy(&matrix.values, matrix.columns, knowledge);
-        let sample_energy = weighted_energy(&sample.values, matrix.columns, &known);
         let scale = matrix.rows as f64 / sample.rows as f64;
         Self {
             solver,
@@ -180,7 +177,6 @@ impl<'a> Sampled<'a> {
             unit,
             rows: if rows.is_empty() { rows } else { picked.iter().map(|&row| rows[row]).collect() },
             scale,
-            energy_scale: if sample_energy > 0.0 { energy / sample_energy } else { scale },
             sample,
             knowledge: known,
         }
@@ -199,7 +195,8 @@ impl<'a> Sampled<'a> {
         let bytes = side + (payload.len() as f64 - side) * self.scale;
         let loss =
             distortion(&self.sample.values, &swept.reconstruction, self.sample.columns, &self.knowledge);
-        (bytes, loss * self.energy_scale)
+        // Steps equalise the loss of rows, large and small.
+        (bytes, loss * self.scale)
     }
 }
 

@@ -153,7 +153,7 @@ impl Census {
         scratch.resize(length, 0);
         let mut census =
             Self { counts: Vec::new(), first_row: 0, rows: Vec::new(), columns: Vec::new() };
-        let mut counts_of = |symbols: &[u8], census: &mut Self| {
+        let counts_of = |symbols: &[u8], census: &mut Self| {
             let mut counts = [0; 256];
             count(symbols, &mut counts);
             if let (Some((start, columns)), true) = (place, census.counts.is_empty()) {

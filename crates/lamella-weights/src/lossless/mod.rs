@@ -17,13 +17,13 @@
 mod choice;
 mod delta;
 mod fields;
-// mod files;
+mod files;
 mod planes;
 mod stream;
 
 
 pub use delta::{decode_delta, encode_delta};
-// pub use files::{LosslessError, LosslessReport, compress, expand, is_lossless};
+pub use files::{LosslessError, LosslessReport, compress, expand, is_lossless};
 pub use planes::{BLOCK_ELEMENTS, Planes, encode};
 
 /// Why streams could not be read (or, hardly, written).

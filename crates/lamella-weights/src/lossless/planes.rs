@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use super::StreamError;
 use super::choice::{self, Choice};
 use super::fields::{self, Fields, FloatFields, float_format};
-use super::stream::{Decoder, Encoder, Extent, reserve, take};
+use super::stream::{Coding, Decoder, Encoder, Extent, reserve, take};
 
 /// First byte of a payload of planes.
 pub(crate) const FORM_PLANES: u8 = 0;
@@ -44,10 +44,22 @@ pub(crate) fn rows_and_columns(shape: &[usize], elements: usize) -> (usize, usiz
 /// # Errors
 /// None for an array whose bytes fill its shape; the type leaves room.
 pub fn encode(spec: &ArraySpec, bytes: &[u8]) -> Result<Vec<u8>, StreamError> {
+    let payload = encode_chosen(spec, bytes, choice::choose(spec, bytes)?)?;
+    let width = spec.dtype.size_bytes();
+    if payload.len() <= bytes.len() + 16 + width {
+        return Ok(payload);
+    }
+    // What was chosen by a sample, or what pays for escapes, can come out larger than the bytes themselves.
+    let codings = (0..width).map(|_| Coding::Raw).collect();
+    let raw = encode_chosen(spec, bytes, Choice { fields: Fields::Bytes { width }, codings })?;
+    Ok(if raw.len() < payload.len() { raw } else { payload })
+}
+
+fn encode_chosen(spec: &ArraySpec, bytes: &[u8], choice: Choice) -> Result<Vec<u8>, StreamError> {
+    let Choice { fields, codings } = choice;
     let width = spec.dtype.size_bytes();
     let elements = bytes.len() / width;
     let (_, columns) = rows_and_columns(&spec.shape, elements);
-    let Choice { fields, codings } = choice::choose(spec, bytes)?;
     let mut payload = vec![FORM_PLANES];
     write_varint(&mut payload, elements as u64);
     match fields {

@@ -79,7 +79,7 @@ pub fn registration() -> Registration {
             ("lambda", "0.1", "squared steps that one bit is worth when rounding, 0 to 1"),
             (
                 "trellis",
-                "6",
+                "7",
                 "memory bits of the trellis: 0 (none) or 2 to 8; more is better and slower to encode",
             ),
             ("passes", "2", "sweeps, 1 to 8; the first ones learn code lengths and centroids"),
@@ -93,7 +93,7 @@ impl House {
     fn from_recipe(recipe: &Recipe) -> Result<Self, CodecError> {
         let recipe = recipe.clone().name_positional("bits")?;
         recipe.reject_unknown(&["bits", "damping", "lambda", "trellis", "passes", "usage"])?;
-        let memory_bits = recipe.integer("trellis", 0..=8u32, 6)?;
+        let memory_bits = recipe.integer("trellis", 0..=8u32, 7)?;
         let trellis = Trellis::new(memory_bits).ok_or_else(|| CodecError::BadRecipe {
             recipe: recipe.to_string(),
             message: format!("`trellis` is {memory_bits}; allowed are 0 and 2 to 8"),

@@ -30,6 +30,12 @@ pub(crate) struct Compress {
     /// Print the plan and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Keep every bit: `expand` gives back byte-identical files, side files too
+    #[arg(long, conflicts_with_all = ["size", "bits", "quality", "dry_run"])]
+    lossless: bool,
+    /// With `--lossless`: store the difference to this model where that is smaller; `expand` then needs it
+    #[arg(long, value_name = "DIR", requires = "lossless")]
+    base: Option<String>,
     /// Text that `--quality` is measured on [default: the model's `evaluation.txt`, else the calibration text]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -39,6 +45,9 @@ impl Compress {
     pub(crate) fn main(self) -> Result<Exit, CliError> {
         let bar = self.options.common.start()?;
         let output = self.output()?;
+        if self.lossless {
+            return self.compress_lossless(&output, &bar);
+        }
         let input = Input::open(&self.options.model)?;
         let request = self.options.request(&input, output)?;
         let report = match self.options.budget.quality()? {
@@ -56,6 +65,30 @@ impl Compress {
         } else {
             print::data(&plan::summary(&report));
         }
+        Ok(Exit::Done)
+    }
+
+    fn compress_lossless(&self, output: &std::path::Path, bar: &Bar) -> Result<Exit, CliError> {
+        let report = lamella::weights::lossless::compress(&self.options.model, output, self.base.as_deref(), bar)?;
+        bar.finish();
+        if self.options.common.json {
+            print::json(&report);
+            return Ok(Exit::Done);
+        }
+        let deltas = match &report.base {
+            Some(hash) => format!(", {} as differences to {hash}", report.deltas),
+            None => String::new(),
+        };
+        print::data(&format!(
+            "{}  {}, {:.2} % of {}; {} files, {} arrays{deltas}",
+            output.display(),
+            print::bytes(report.bytes),
+            100.0 * report.share,
+            print::bytes(report.source_bytes),
+            report.files,
+            report.arrays,
+        ));
+        report.left_out.iter().for_each(|name| print::note(&format!("left out: directory `{name}`")));
         Ok(Exit::Done)
     }
 

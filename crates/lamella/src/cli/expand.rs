@@ -7,6 +7,7 @@ use clap::Args;
 use lamella::codec::{Progress, TensorSource};
 use lamella::file::File;
 use lamella::io::SafetensorsWriter;
+use lamella::weights::lossless;
 use lamella::weights::open::CodedModel;
 use serde::Serialize;
 
@@ -22,6 +23,9 @@ pub(crate) struct Expand {
     /// The directory to write; it must not exist, or be empty
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
+    /// The model that a `--lossless --base` file is the difference to
+    #[arg(long, value_name = "DIR")]
+    base: Option<String>,
     /// Print what would be written and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -68,7 +72,15 @@ impl Expand {
             let _ = std::fs::remove_dir_all(&part);
             let failed = |error: std::io::Error| CliError::usage(format!("`{}`: {error}", part.display()));
             std::fs::create_dir_all(&part).map_err(failed)?;
-            let result = write_all(&coded, &part, &bar, &mut files);
+            let result = if lossless::is_lossless(coded.file()) {
+                lossless::expand(coded.file(), &part, self.base.as_deref(), &bar)
+                    .map(|all| files.extend(all.into_iter().map(|(name, bytes)| Written { name, bytes })))
+                    .map_err(CliError::from)
+            } else if self.base.is_some() {
+                Err(CliError::usage("`--base` is for files that `compress --lossless --base` made"))
+            } else {
+                write_all(&coded, &part, &bar, &mut files)
+            };
             if let Err(error) = result {
                 let _ = std::fs::remove_dir_all(&part);
                 return Err(error);

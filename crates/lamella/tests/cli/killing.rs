@@ -44,7 +44,7 @@ fn kill(arguments: &[&str], moments: u32) -> (u32, u32) {
 
 #[test]
 fn twenty_killed_jobs_resume_to_the_same_bytes() {
-    let quick = ["--tokens", "2048", "--quiet"];
+    let quick = ["--tokens", "2048", "--allocate", "uniform", "--quiet"];
     let recipe = ["compress", model(), "--recipe", "house(trellis=0, passes=1)", "--size", "12%", "--sequential"];
     let (killed, with_work) = kill(&[&recipe[..], &quick].concat(), 10);
     println!("house, block by block: {killed} of 10 killed, {with_work} of them with finished work");

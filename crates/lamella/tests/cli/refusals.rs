@@ -29,7 +29,7 @@ fn too_small_a_size_is_refused_before_calibration_and_the_size_it_names_is_reach
     println!("the smallest file named: {smallest} bytes");
     // The figure comes from a sample of rows.
     let above = format!("{}", (smallest * 1.05) as u64);
-    done(&["compress", model(), "--size", &above, "-o", &output]);
+    done(&["compress", model(), "--allocate", "uniform", "--size", &above, "-o", &output]);
     let ran = refused(&["compress", model(), "--bits", "0.01", "-o", &output, "--overwrite"], &["bits per weight cannot be met"]);
     assert!(!ran.err.contains("calibrat"), "{ran:?}");
     let fixed = ["compress", model(), "--size", "100KB", "--recipe", "rtn(bits=8)", "-o", &output, "--overwrite"];

@@ -7,8 +7,7 @@ use serde_json::Value;
 use crate::support::{at, done, lamella, model, number, refused, scratch, story};
 
 fn names(value: &Value) -> Vec<&str> {
-    let name = |array: &'_ Value| if array["name"].is_string() { array["name"].as_str() } else { None };
-    value.as_array().unwrap().iter().filter_map(name).collect()
+    value.as_array().unwrap().iter().filter_map(|item| item["name"].as_str()).collect()
 }
 
 #[test]
@@ -30,15 +29,16 @@ fn run_prints_the_same_text_every_time() {
 #[test]
 fn plan_says_what_compress_would_do_and_writes_nothing() {
     let directory = scratch();
-    let plan = done(&["plan", model(), "--size", "12%", "--json"]).json();
+    let uniform = ["plan", model(), "--size", "12%", "--allocate", "uniform"];
+    let plan = done(&[&uniform[..], &["--json"]].concat()).json();
     let target = number(&plan, "target_bytes");
     let bytes = number(&plan, "bytes");
     assert!(bytes <= target && bytes > 0.97 * target, "{bytes} of {target}");
     assert_eq!(plan["arrays"].as_array().unwrap().len(), 47);
     let output = at(&directory, "dry.lam");
-    done(&["compress", model(), "--size", "12%", "--dry-run", "-o", &output]);
+    done(&["compress", model(), "--size", "12%", "--allocate", "uniform", "--dry-run", "-o", &output]);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-    let table = done(&["plan", model(), "--size", "12%"]).out;
+    let table = done(&uniform).out;
     assert!(table.contains("model.layers.4.mlp.down_proj.weight") && table.contains("predicted"), "{table}");
 }
 

@@ -65,7 +65,7 @@ fn good() -> Vec<u8> {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/stories260k");
     let rules = ["--rule", "*q_proj*=rtn(bits=4, group_size=32)", "--rule", "*k_proj*=gptq(bits=3, order=activation)"];
     let ran = Command::new(env!("CARGO_BIN_EXE_lamella"))
-        .args(["compress", model, "--size", "15%", "--tokens", "4096", "--quiet", "-o"])
+        .args(["compress", model, "--size", "15%", "--tokens", "4096", "--allocate", "uniform", "--quiet", "-o"])
         .arg(&path)
         .args(rules)
         .output()

@@ -107,7 +107,7 @@ fn halves(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f32>> {
     (0..count).map(|_| half(reader.fixed(2)?)).collect()
 }
 
-fn packed(reader: &mut Reader<'_>, count: usize, bits: usize) -> Result<Vec<u64>> {
+pub(crate) fn packed(reader: &mut Reader<'_>, count: usize, bits: usize) -> Result<Vec<u64>> {
     let bytes = reader.take((count * bits).div_ceil(8) as u64)?;
     let bit = |index: usize| u64::from(bytes[index / 8] >> (index % 8) & 1);
     Ok((0..count).map(|i| (0..bits).fold(0, |code, b| code | bit(i * bits + b) << b)).collect())
@@ -220,7 +220,7 @@ impl Table {
             let weights: Vec<f64> = (0..40).map(weight).collect();
             let total = weights.iter().fold(0.0, |sum, weight| sum + weight);
             let moment = (0..40).fold(0.0, |sum, symbol| sum + weights[symbol] * position(symbol));
-            (weights.into_iter().map(|weight| weight / total), moment / total)
+            (weights.into_iter().map(move |weight| weight / total), moment / total)
         };
         let (mut low, mut high) = (0.0625, 64.0);
         for _ in 0..40 {
@@ -250,9 +250,10 @@ impl Table {
         let share = |&count: &u32| 1 + (u64::from(count) * 32_728 / u64::from(self.total)) as u32;
         let mut frequencies: Vec<u32> = self.counts.iter().map(share).collect();
         frequencies[0] += 32_768 - frequencies.iter().sum::<u32>();
-        let mut sum = 0;
-        self.cumulative = frequencies.iter().map(|frequency| std::mem::replace(&mut sum, sum + frequency)).collect();
-        self.cumulative.push(32_768);
+        self.cumulative = vec![0];
+        for (symbol, frequency) in frequencies.into_iter().enumerate() {
+            self.cumulative.push(self.cumulative[symbol] + frequency);
+        }
         self.rebuild_at = self.total + (self.total / 8).max(256);
     }
 }

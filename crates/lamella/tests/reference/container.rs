@@ -32,18 +32,26 @@ impl<'a> Reader<'a> {
         Ok(self.take(width)?.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
     }
 
-    pub(crate) fn varint(&mut self) -> Result<u64> {
+    /// In payloads the shortest form is not demanded.
+    pub(crate) fn any_varint(&mut self) -> Result<u64> {
         let (mut value, mut shift) = (0u64, 0);
         loop {
             let byte = self.fixed(1)?;
             check(shift < 63 || byte < 2, "invalid", "a varint exceeds 64 bits")?;
-            check(shift == 0 || byte != 0, "invalid", "a varint is not in its shortest form")?;
             value |= (byte & 127) << shift;
             if byte < 128 {
                 return Ok(value);
             }
             shift += 7;
         }
+    }
+
+    fn varint(&mut self) -> Result<u64> {
+        let before = self.0;
+        let value = self.any_varint()?;
+        let last = before[before.len() - self.0.len() - 1];
+        check(last > 0 || value == 0 && before[0] == 0, "invalid", "a varint is not in its shortest form")?;
+        Ok(value)
     }
 
     fn most(&mut self, limit: u64) -> Result<u64> {
