@@ -2,8 +2,8 @@
 
 /// First bytes of every `.lam` file.
 pub const MAGIC: [u8; 4] = [0x8B, b'L', b'A', b'M'];
-/// Format version this crate writes and reads. Version 0 is unstable: only the same release reads it for certain.
-pub const FORMAT_VERSION: u8 = 0;
+/// Format version this crate writes and reads. Version 0 was unstable; no release reads it.
+pub const FORMAT_VERSION: u8 = 1;
 /// Bytes before the manifest: magic, version, manifest length, checksum.
 pub const HEADER_BYTES: usize = 13;
 /// Most bytes of a stored manifest (64 MiB).

@@ -41,7 +41,11 @@ fn serve(bytes: Vec<u8>, fault: Fault) -> (String, Arc<Mutex<Vec<usize>>>) {
             let (first, last) = range.split_once('-').unwrap();
             let (first, last): (usize, usize) = (first.parse().unwrap(), last.trim().parse().unwrap());
             let (mut from, mut to) = (first, (last + 1).min(bytes.len()));
-            let mut head = format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{}", to.max(1) - 1, bytes.len());
+            let mut head = format!(
+                "206 Partial Content\r\nContent-Range: bytes {from}-{}/{}",
+                to.max(1) - 1,
+                bytes.len()
+            );
             match fault {
                 Fault::IgnoresRanges => (from, to, head) = (0, bytes.len(), "200 OK".to_owned()),
                 Fault::NotFound => (from, to, head) = (0, 0, "404 Not Found".to_owned()),
@@ -81,7 +85,9 @@ fn inspecting_reads_only_the_manifest() {
     assert_eq!(found.arrays.len(), expected.arrays.len());
     let sent = log.lock().unwrap().clone();
     println!("{} bytes of {} in {} requests", sent.iter().sum::<usize>(), bytes.len(), sent.len());
-    assert!(sent.len() <= 2 && sent.iter().sum::<usize>() <= 4096.max(local.layout().manifest_bytes as usize));
+    assert!(
+        sent.len() <= 2 && sent.iter().sum::<usize>() <= 4096.max(local.layout().manifest_bytes as usize)
+    );
 
     // A layer takes one more request, of its own length.
     assert_eq!(file.layer(7).unwrap(), local.layer(7).unwrap());

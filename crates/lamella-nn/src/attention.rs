@@ -72,7 +72,14 @@ impl Heads {
         scores.resize(part.n * part.n_keys, 0.0);
         let out = Place::rows(0, part.n_keys);
         let shape = (part.n, part.n_keys, self.head_dim);
-        multiply(shape, scale, (projected, part.queries), (projected, part.keys.transposed()), (scores, out), false);
+        multiply(
+            shape,
+            scale,
+            (projected, part.queries),
+            (projected, part.keys.transposed()),
+            (scores, out),
+            false,
+        );
         for (query, row) in scores.chunks_exact_mut(part.n_keys).enumerate() {
             let (first, last) = self.seen(part.first_query + query, tokens);
             row[..first - part.first_key].fill(0.0);
@@ -89,7 +96,14 @@ impl Heads {
         for part in self.parts(tokens) {
             self.probabilities(&part, projected, tokens, &mut scores);
             let left = (&scores[..], Place::rows(0, part.n_keys));
-            multiply((part.n, self.head_dim, part.n_keys), 1.0, left, (projected, part.values), (&mut out, part.out), false);
+            multiply(
+                (part.n, self.head_dim, part.n_keys),
+                1.0,
+                left,
+                (projected, part.values),
+                (&mut out, part.out),
+                false,
+            );
         }
         out
     }
@@ -115,9 +129,23 @@ impl Heads {
                 slopes.iter_mut().zip(weights).for_each(|(slope, weight)| *slope = weight * (*slope - mean));
             }
             let slopes = &slopes[..];
-            multiply((n, d, n_keys), scale, (slopes, square), (projected, part.keys), (&mut gradient, part.queries), true);
+            multiply(
+                (n, d, n_keys),
+                scale,
+                (slopes, square),
+                (projected, part.keys),
+                (&mut gradient, part.queries),
+                true,
+            );
             let slopes = (slopes, square.transposed());
-            multiply((n_keys, d, n), scale, slopes, (projected, part.queries), (&mut gradient, part.keys), true);
+            multiply(
+                (n_keys, d, n),
+                scale,
+                slopes,
+                (projected, part.queries),
+                (&mut gradient, part.keys),
+                true,
+            );
         }
         gradient
     }

@@ -52,7 +52,9 @@ pub(crate) fn exp(x: f32) -> f32 {
     let f = t - (shifted - SHIFT);
     // Taylor series of 2^f for |f| <= 1/2, remainder below 2e-8.
     let mut sum = 1.525_273_4e-5;
-    for coefficient in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_51, std::f32::consts::LN_2, 1.0] {
+    for coefficient in
+        [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0]
+    {
         sum = sum * f + coefficient;
     }
     let exponent = shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127) << 23;
@@ -131,7 +133,8 @@ mod tests {
             for i in -40..40 {
                 let x = i as f32 / 8.0 + 0.05;
                 let h = 1e-2;
-                let slope = (activation.with_derivative(x + h).0 - activation.with_derivative(x - h).0) / (2.0 * h);
+                let slope =
+                    (activation.with_derivative(x + h).0 - activation.with_derivative(x - h).0) / (2.0 * h);
                 assert!((slope - activation.with_derivative(x).1).abs() < 2e-4, "{activation:?} at {x}");
             }
         }

@@ -43,12 +43,14 @@ mod network;
 mod norm;
 mod objective;
 mod optimize;
+mod parts;
 mod product;
 mod rotation;
 
 pub use elementwise::Activation;
-pub use network::{Block, FeedForward, Linear, Network, NetworkError, Norm, Parts, Tables};
+pub use network::Network;
 pub use norm::NormKind;
 pub use objective::{Pooling, Reference};
 pub use optimize::{AdamW, cosine};
+pub use parts::{Block, FeedForward, Linear, NetworkError, Norm, Parts, Tables};
 pub use rotation::Rotation;

@@ -1,116 +1,12 @@
 //! A transformer with its weights in memory: forward, and in reverse to the gradients of its vectors.
 
-use std::sync::Arc;
-
 use rayon::prelude::*;
 
 use crate::attention::Heads;
-use crate::elementwise::{Activation, add};
-use crate::norm::NormKind;
-use crate::objective::{Head, Pooling, Reference, distance, divergence, pool};
+use crate::elementwise::add;
+use crate::objective::{Head, Reference, distance, divergence, pool};
+use crate::parts::{Block, FeedForward, Linear, NetworkError, Norm, Parts, check};
 use crate::product;
-use crate::rotation::Rotation;
-
-/// A linear module: `[out_features, in_features]` and the index of its bias among the vectors.
-#[derive(Debug, Clone)]
-pub struct Linear {
-    /// Row-major `[out_features, in_features]`; constant.
-    pub weight: Arc<[f32]>,
-    /// Length of an input row.
-    pub in_features: usize,
-    /// Length of an output row.
-    pub out_features: usize,
-    /// Its bias.
-    pub bias: Option<usize>,
-}
-
-/// A norm: indices of its vectors.
-#[derive(Debug, Clone)]
-pub struct Norm {
-    /// Scale.
-    pub weight: usize,
-    /// Shift.
-    pub bias: Option<usize>,
-}
-
-/// `down(activation(gate x) * up x)`, or `down(activation(up x))` without a gate.
-#[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "the standard names of these modules")]
-pub struct FeedForward {
-    pub gate: Option<Linear>,
-    pub up: Linear,
-    pub down: Linear,
-}
-
-/// A block.
-#[derive(Debug, Clone)]
-pub struct Block {
-    /// Norm of the attention's half.
-    pub attention_norm: Norm,
-    /// Projections whose outputs side by side are all queries, keys and values.
-    pub query_key_value: Vec<Linear>,
-    /// Norms of every head of queries and of keys, before they turn.
-    pub head_norms: Option<(Norm, Norm)>,
-    /// The attention's output projection.
-    pub output: Linear,
-    /// How many tokens back a query sees, itself included.
-    pub window: Option<usize>,
-    /// Norm of the feed-forward half.
-    pub feed_forward_norm: Norm,
-    /// The feed-forward half.
-    pub feed_forward: FeedForward,
-}
-
-/// Tables that are looked up and added.
-#[derive(Debug, Clone)]
-pub struct Tables {
-    /// `[vocab_size, hidden_size]`.
-    pub tokens: Arc<[f32]>,
-    /// Learned positions, and the row of the first token.
-    pub positions: Option<(Arc<[f32]>, usize)>,
-    /// Added to every token (an encoder's first token type).
-    pub constant: Option<Vec<f32>>,
-}
-
-/// Everything a network is made of.
-#[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "the standard names of these properties")]
-pub struct Parts {
-    pub hidden_size: usize,
-    pub n_heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    /// Whether tokens see only those before them.
-    pub is_causal: bool,
-    pub norm: NormKind,
-    pub norm_epsilon: f32,
-    /// `x + f(norm(x))` where true, else `norm(x + f(x))`.
-    pub is_norm_first: bool,
-    pub activation: Activation,
-    pub rotation: Option<Rotation>,
-    pub tables: Tables,
-    pub embedding_norm: Option<Norm>,
-    pub blocks: Vec<Block>,
-    pub final_norm: Option<Norm>,
-    /// `None` in encoders.
-    pub head: Option<Linear>,
-    pub pooling: Pooling,
-    /// Norms' weights and all biases.
-    pub vectors: Vec<Vec<f32>>,
-}
-
-/// Why parts do not make a network, or a sequence does not fit one.
-#[derive(Debug, thiserror::Error, PartialEq)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "each message says what its fields are")]
-pub enum NetworkError {
-    #[error("{part} holds {found} numbers, {needed} are needed")]
-    Length { part: String, found: usize, needed: usize },
-    #[error("token {token} at position {position} has no row in the tables")]
-    Token { token: u32, position: usize },
-    #[error("the reference does not fit the network or the sequence")]
-    Reference,
-}
 
 /// A network with gradients in its vectors.
 #[derive(Debug, Clone)]
@@ -141,7 +37,7 @@ impl Network {
     /// # Errors
     /// [`NetworkError::Length`] with the part that does not fit.
     pub fn new(parts: Parts) -> Result<Self, NetworkError> {
-        crate::network::check::parts(&parts)?;
+        check(&parts)?;
         Ok(Self { parts })
     }
 
@@ -217,7 +113,9 @@ impl Network {
         for (position, &token) in tokens.iter().enumerate() {
             let missing = NetworkError::Token { token, position };
             let from = rows.len();
-            let row = |table: &[f32], index: usize| index.checked_mul(width).and_then(|at| table.get(at..)?.get(..width).map(<[f32]>::to_vec));
+            let row = |table: &[f32], index: usize| {
+                index.checked_mul(width).and_then(|at| table.get(at..)?.get(..width).map(<[f32]>::to_vec))
+            };
             rows.extend(row(&tables.tokens, token as usize).ok_or(missing)?);
             if let Some((table, offset)) = &tables.positions {
                 let missing = NetworkError::Token { token, position };
@@ -299,7 +197,7 @@ impl Network {
     }
 
     /// From the gradient of a block's outputs to that of its inputs, in place.
-    fn block_backward(&self, block: &Block, tape: &Tape, changes: &mut Vec<f32>, gradient: &mut Gradient) {
+    fn block_backward(&self, block: &Block, tape: &Tape, changes: &mut [f32], gradient: &mut Gradient) {
         let width = self.parts.hidden_size;
         let tokens = changes.len() / width;
         if !self.parts.is_norm_first {
@@ -343,15 +241,22 @@ impl Network {
             }
             if let Some((queries, keys)) = &block.head_norms {
                 let norm = if head < self.parts.n_heads { queries } else { keys };
-                self.norm_backward(norm, &tape.raw[position * row_width + head * d..][..d], features, gradient);
+                self.norm_backward(
+                    norm,
+                    &tape.raw[position * row_width + head * d..][..d],
+                    features,
+                    gradient,
+                );
             }
         });
         let mut inner = vec![0.0; changes.len()];
         let mut column = 0;
         for linear in &block.query_key_value {
             let n = linear.out_features;
-            let part: Vec<f32> =
-                projected.chunks_exact(row_width).flat_map(|row| row[column..column + n].iter().copied()).collect();
+            let part: Vec<f32> = projected
+                .chunks_exact(row_width)
+                .flat_map(|row| row[column..column + n].iter().copied())
+                .collect();
             Self::linear_backward(linear, &part, &mut inner, gradient);
             column += n;
         }
@@ -362,7 +267,11 @@ impl Network {
     }
 
     /// Rows behind all blocks and the last norm.
-    fn forward(&self, tokens: &[u32], mut tapes: Option<&mut Vec<Tape>>) -> Result<(Vec<f32>, [Vec<f32>; 2]), NetworkError> {
+    fn forward(
+        &self,
+        tokens: &[u32],
+        mut tapes: Option<&mut Vec<Tape>>,
+    ) -> Result<(Vec<f32>, [Vec<f32>; 2]), NetworkError> {
         let embedded = self.embed(tokens)?;
         let mut rows = embedded.clone();
         if let Some(norm) = &self.parts.embedding_norm {
@@ -409,7 +318,7 @@ impl Network {
     pub fn loss(&self, original: &Network, batch: &[(&[u32], &Reference)]) -> Result<f64, NetworkError> {
         let losses: Vec<f64> = batch
             .par_iter()
-            .map(|&(tokens, reference)| Ok(self.one(original, tokens, reference, 0.0, None)?))
+            .map(|&(tokens, reference)| self.one(original, tokens, reference, 0.0, None))
             .collect::<Result<_, NetworkError>>()?;
         Ok(losses.iter().sum::<f64>() / count(batch))
     }
@@ -509,72 +418,4 @@ fn count(batch: &[(&[u32], &Reference)]) -> f64 {
         .map(|(tokens, reference)| if matches!(reference, Reference::Rows(_)) { tokens.len() } else { 1 })
         .sum();
     counted.max(1) as f64
-}
-
-mod check {
-    //! Lengths of parts.
-
-    use super::{Linear, NetworkError, Norm, Parts};
-
-    fn length(part: impl Into<String>, found: usize, needed: usize) -> Result<(), NetworkError> {
-        if found == needed { Ok(()) } else { Err(NetworkError::Length { part: part.into(), found, needed }) }
-    }
-
-    fn vector(parts: &Parts, part: &str, index: usize, needed: usize) -> Result<(), NetworkError> {
-        length(part, parts.vectors.get(index).map_or(0, Vec::len), needed)
-    }
-
-    fn norm(parts: &Parts, part: &str, norm: &Norm, width: usize) -> Result<(), NetworkError> {
-        vector(parts, &format!("the weight of {part}"), norm.weight, width)?;
-        norm.bias.map_or(Ok(()), |bias| vector(parts, &format!("the bias of {part}"), bias, width))
-    }
-
-    fn linear(parts: &Parts, part: &str, linear: &Linear, shape: (usize, usize)) -> Result<(), NetworkError> {
-        length(format!("an input row of {part}"), linear.in_features, shape.0)?;
-        length(format!("an output row of {part}"), linear.out_features, shape.1)?;
-        length(format!("the weight of {part}"), linear.weight.len(), shape.0.saturating_mul(shape.1))?;
-        linear.bias.map_or(Ok(()), |bias| vector(parts, &format!("the bias of {part}"), bias, shape.1))
-    }
-
-    pub(super) fn parts(parts: &Parts) -> Result<(), NetworkError> {
-        let hidden = parts.hidden_size;
-        let (queries, keys) = (parts.n_heads * parts.head_dim, parts.kv_heads * parts.head_dim);
-        if hidden == 0 || parts.head_dim == 0 || parts.kv_heads == 0 || parts.n_heads % parts.kv_heads != 0 {
-            return Err(NetworkError::Length { part: "the heads' layout".into(), found: parts.n_heads, needed: parts.kv_heads });
-        }
-        if parts.rotation.as_ref().is_some_and(|rotation| rotation.rotated() > parts.head_dim) {
-            return Err(NetworkError::Length { part: "a head".into(), found: parts.head_dim, needed: parts.head_dim + 1 });
-        }
-        length("the last row of the token table", parts.tables.tokens.len() % hidden, 0)?;
-        if let Some(constant) = &parts.tables.constant {
-            length("the row added to every token", constant.len(), hidden)?;
-        }
-        for found in parts.embedding_norm.iter().chain(&parts.final_norm) {
-            norm(parts, "a norm", found, hidden)?;
-        }
-        for (index, block) in parts.blocks.iter().enumerate() {
-            let name = |part: &str| format!("{part} of block {index}");
-            norm(parts, &name("the attention's norm"), &block.attention_norm, hidden)?;
-            norm(parts, &name("the feed-forward norm"), &block.feed_forward_norm, hidden)?;
-            if let Some((queries, keys)) = &block.head_norms {
-                norm(parts, &name("the queries' norm"), queries, parts.head_dim)?;
-                norm(parts, &name("the keys' norm"), keys, parts.head_dim)?;
-            }
-            let widths = block.query_key_value.iter().map(|linear| linear.out_features).sum();
-            length(name("queries, keys and values"), widths, queries + 2 * keys)?;
-            for part in &block.query_key_value {
-                linear(parts, &name("a projection"), part, (hidden, part.out_features))?;
-            }
-            linear(parts, &name("the output projection"), &block.output, (queries, hidden))?;
-            let wide = block.feed_forward.up.out_features;
-            for part in block.feed_forward.gate.iter().chain([&block.feed_forward.up]) {
-                linear(parts, &name("a feed-forward projection"), part, (hidden, wide))?;
-            }
-            linear(parts, &name("the down projection"), &block.feed_forward.down, (wide, hidden))?;
-        }
-        match &parts.head {
-            Some(head) => linear(parts, "the head", head, (hidden, head.out_features)),
-            None => Ok(()),
-        }
-    }
 }

@@ -56,7 +56,8 @@ pub(crate) fn divergence(
 ) -> f64 {
     let vocab = own.1.weight.len() / width;
     let mut sum = 0.0;
-    for (index, (theirs, ours)) in original.0.chunks(ROWS * width).zip(own.0.chunks(ROWS * width)).enumerate() {
+    for (index, (theirs, ours)) in original.0.chunks(ROWS * width).zip(own.0.chunks(ROWS * width)).enumerate()
+    {
         let (mut p_rows, mut q_rows) = (original.1.logits(theirs, width), own.1.logits(ours, width));
         for (p, q) in p_rows.chunks_exact_mut(vocab).zip(q_rows.chunks_exact_mut(vocab)) {
             // KL = sum p (log p - log q) = log Zq - log Zp + sum p (lp - lq), taken before the logits are overwritten.

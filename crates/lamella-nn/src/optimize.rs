@@ -28,7 +28,11 @@ impl AdamW {
     /// # Panics
     /// Where the shapes are not those of the start.
     pub fn step(&mut self, vectors: &mut [Vec<f32>], gradients: &[Vec<f32>], rates: &[f32]) {
-        assert!(vectors.len() == self.start.len() && gradients.len() == vectors.len() && rates.len() == vectors.len());
+        assert!(
+            vectors.len() == self.start.len()
+                && gradients.len() == vectors.len()
+                && rates.len() == vectors.len()
+        );
         self.steps += 1;
         let first = 1.0 / (1.0 - BETA_1.powi(self.steps));
         let second = 1.0 / (1.0 - BETA_2.powi(self.steps));

@@ -78,7 +78,14 @@ pub(crate) fn forward(rows: &[f32], weight: &[f32], inputs: usize, outputs: usiz
     let n = rows.len() / inputs;
     let mut out = vec![0.0; n * outputs];
     let right = Place::rows(0, inputs).transposed();
-    multiply((n, outputs, inputs), 1.0, (rows, Place::rows(0, inputs)), (weight, right), (&mut out, Place::rows(0, outputs)), false);
+    multiply(
+        (n, outputs, inputs),
+        1.0,
+        (rows, Place::rows(0, inputs)),
+        (weight, right),
+        (&mut out, Place::rows(0, outputs)),
+        false,
+    );
     out
 }
 

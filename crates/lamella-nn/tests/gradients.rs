@@ -1,10 +1,12 @@
 //! Every gradient against finite differences, for every form of network.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use lamella_nn::{
-    Activation, AdamW, Block, FeedForward, Linear, Network, NetworkError, Norm, NormKind, Parts, Pooling, Reference,
-    Rotation, Tables, cosine,
+    Activation, AdamW, Block, FeedForward, Linear, Network, NetworkError, Norm, NormKind, Parts, Pooling,
+    Reference, Rotation, Tables, cosine,
 };
 
 const HIDDEN: usize = 8;
@@ -100,7 +102,11 @@ fn network(form: Form, seed: u64) -> Network {
             query_key_value: if form.is_joined {
                 vec![linear!(HIDDEN, (heads + 2 * form.kv_heads) * d)]
             } else {
-                vec![linear!(HIDDEN, heads * d), linear!(HIDDEN, form.kv_heads * d), linear!(HIDDEN, form.kv_heads * d)]
+                vec![
+                    linear!(HIDDEN, heads * d),
+                    linear!(HIDDEN, form.kv_heads * d),
+                    linear!(HIDDEN, form.kv_heads * d),
+                ]
             },
             head_norms: form.has_head_norms.then(|| (norm!(d), norm!(d))),
             output: linear!(heads * d, HIDDEN),
@@ -178,7 +184,10 @@ fn check(name: &str, form: Form) {
             let slope = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * f64::from(h));
             let found = f64::from(gradient[vector][element]);
             let allowed = 2e-5 + 0.01 * f64::from(largest);
-            assert!((slope - found).abs() < allowed, "{name}: vector {vector}[{element}] {found} against {slope}");
+            assert!(
+                (slope - found).abs() < allowed,
+                "{name}: vector {vector}[{element}] {found} against {slope}"
+            );
         }
     }
 }

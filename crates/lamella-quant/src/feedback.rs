@@ -179,7 +179,8 @@ mod tests {
         let mut upper = vec![0.0; columns * columns];
         for j in 0..columns {
             for k in j..columns {
-                upper[j * columns + k] = if j == k { 1.0 } else { ((j * 7 + k * 3) % 11) as f32 / 64.0 - 0.07 };
+                upper[j * columns + k] =
+                    if j == k { 1.0 } else { ((j * 7 + k * 3) % 11) as f32 / 64.0 - 0.07 };
             }
         }
         let weights: Vec<f32> = (0..rows * columns).map(|i| ((i * 37) % 101) as f32 / 13.0 - 3.7).collect();

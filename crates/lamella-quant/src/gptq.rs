@@ -115,7 +115,7 @@ impl ColumnQuantizer for Rounding<'_> {
 /// `order[position]` names the original column. With dynamic groups the sweep's blocks are groups, so that a
 /// group is fitted with all the feedback from before it.
 pub fn gptq(weights: &[f32], columns: usize, upper: &[f32], order: &[u32], settings: &Gptq) -> Quantized {
-    let rows = if columns == 0 { 0 } else { weights.len() / columns };
+    let rows = weights.len().checked_div(columns).unwrap_or(0);
     let per_row = groups_per_row(columns, settings.group_size);
     let given = match settings.groups {
         Groups::Dynamic => Vec::new(),

@@ -42,7 +42,8 @@ impl Group {
         match zero {
             Zero::Float => Self { scale, minimum: f16::from_f32(low).to_f32(), zero_point: 0 },
             Zero::Integer => {
-                let zero_point = if scale > 0.0 { (-low / scale).round().clamp(0.0, levels) as u32 } else { 0 };
+                let zero_point =
+                    if scale > 0.0 { (-low / scale).round().clamp(0.0, levels) as u32 } else { 0 };
                 Self::with_zero_point(scale, zero_point)
             }
         }
@@ -67,7 +68,11 @@ impl Group {
     #[inline]
     pub fn quantize(&self, value: f32, bits: u32) -> u32 {
         let top = ((1u32 << bits) - 1) as f32;
-        if self.scale > 0.0 { ((value - self.minimum) / self.scale).round().clamp(0.0, top) as u32 } else { 0 }
+        if self.scale > 0.0 {
+            ((value - self.minimum) / self.scale).round().clamp(0.0, top) as u32
+        } else {
+            0
+        }
     }
 
     /// The level of a code.
@@ -90,7 +95,13 @@ pub fn groups_per_row(columns: usize, group_size: usize) -> usize {
 }
 
 /// The grids of a whole matrix, `[rows, groups_per_row]`, from its own values.
-pub fn static_groups(weights: &[f32], columns: usize, group_size: usize, bits: u32, zero: Zero) -> Vec<Group> {
+pub fn static_groups(
+    weights: &[f32],
+    columns: usize,
+    group_size: usize,
+    bits: u32,
+    zero: Zero,
+) -> Vec<Group> {
     if columns == 0 {
         return Vec::new();
     }
@@ -102,7 +113,13 @@ pub fn static_groups(weights: &[f32], columns: usize, group_size: usize, bits: u
 }
 
 /// Codes of every weight rounded to its nearest level, row-major.
-pub fn round_to_nearest(weights: &[f32], columns: usize, group_size: usize, bits: u32, groups: &[Group]) -> Vec<u8> {
+pub fn round_to_nearest(
+    weights: &[f32],
+    columns: usize,
+    group_size: usize,
+    bits: u32,
+    groups: &[Group],
+) -> Vec<u8> {
     let per_row = groups_per_row(columns, group_size);
     weights
         .iter()

@@ -149,11 +149,19 @@ impl GroupedForm {
         Ok(match self.zero {
             Zero::Float => {
                 let minima = read(zeros)?;
-                scales.iter().zip(minima).map(|(&scale, minimum)| Group::with_minimum(scale, minimum)).collect()
+                scales
+                    .iter()
+                    .zip(minima)
+                    .map(|(&scale, minimum)| Group::with_minimum(scale, minimum))
+                    .collect()
             }
             Zero::Integer => {
                 let points = unpack(zeros, self.bits, scales.len()).map_err(|error| error.to_string())?;
-                scales.iter().zip(points).map(|(&s, point)| Group::with_zero_point(s, u32::from(point))).collect()
+                scales
+                    .iter()
+                    .zip(points)
+                    .map(|(&s, point)| Group::with_zero_point(s, u32::from(point)))
+                    .collect()
             }
         })
     }
@@ -169,7 +177,10 @@ impl GroupedForm {
                         *slot = true;
                         Ok(column)
                     }
-                    _ => Err(format!("column {column} of {} stands twice or not at all in the order", self.columns)),
+                    _ => Err(format!(
+                        "column {column} of {} stands twice or not at all in the order",
+                        self.columns
+                    )),
                 }
             })
             .collect()

@@ -3,6 +3,7 @@
 //! * [`systems`]: the list of codecs (`exact`, `rtn`, `gptq`, `house`) and published systems, one file each.
 //! * [`grouped`]: the stored form that all codecs with a grid per group share.
 //! * [`lossless`]: every bit kept: what `exact` writes, deltas to a base model, whole files byte for byte.
+//! * [`gguf`]: models as llama.cpp reads them, quantised into its block types.
 //! * [`distortion`]: the loss that every codec here reports and every allocator spends by.
 //!
 //! # Which recipe should I use?
@@ -13,6 +14,7 @@
 pub mod compress;
 pub mod distortion;
 pub mod evaluate;
+pub mod gguf;
 pub mod grouped;
 pub mod house;
 pub mod lossless;

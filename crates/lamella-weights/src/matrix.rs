@@ -16,7 +16,8 @@ pub struct Matrix {
 impl Matrix {
     /// The value of largest magnitude and its row and column: what errors about range name.
     pub fn largest(&self) -> (f32, usize, usize) {
-        let larger = |best: (usize, f32), next: (usize, f32)| if next.1.abs() > best.1.abs() { next } else { best };
+        let larger =
+            |best: (usize, f32), next: (usize, f32)| if next.1.abs() > best.1.abs() { next } else { best };
         let (index, value) = self.values.iter().copied().enumerate().fold((0, 0.0), larger);
         (value, index / self.columns.max(1), index % self.columns.max(1))
     }

@@ -1,5 +1,6 @@
 //! The wing's list: one line a codec or system.
 
+mod evopress;
 mod exact;
 mod gptq;
 mod house;
@@ -15,5 +16,5 @@ pub fn codecs() -> Vec<Registration> {
 
 /// Every built system of this wing.
 pub fn systems() -> Vec<System> {
-    Vec::new()
+    vec![evopress::system()]
 }

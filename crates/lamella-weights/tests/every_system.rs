@@ -32,9 +32,13 @@ fn check(codec: &str) -> Vec<Checked> {
     recipes
         .iter()
         .map(|recipe| {
-            let checked = check_recipe(&catalogue, recipe, &cases).unwrap_or_else(|broken| panic!("{broken}"));
+            let checked =
+                check_recipe(&catalogue, recipe, &cases).unwrap_or_else(|broken| panic!("{broken}"));
             println!("{recipe}: {checked:?}");
-            assert!(checked.n_arrays >= 20 && checked.n_damaged >= 200, "{recipe} was hardly run: {checked:?}");
+            assert!(
+                checked.n_arrays >= 20 && checked.n_damaged >= 200,
+                "{recipe} was hardly run: {checked:?}"
+            );
             checked
         })
         .collect()
@@ -45,7 +49,10 @@ fn every_registered_codec_has_recipes_and_a_test() {
     let tested = ["exact", "gptq", "house", "rtn"];
     for registration in codecs() {
         let name = registration.name;
-        assert!(recipes(name).is_some_and(|recipes| !recipes.is_empty()), "`{name}` has no recipe in this file");
+        assert!(
+            recipes(name).is_some_and(|recipes| !recipes.is_empty()),
+            "`{name}` has no recipe in this file"
+        );
         if !tested.contains(&name) {
             check(name);
         }
@@ -97,7 +104,9 @@ fn the_largest_sixteen_bit_floats_come_back_finite() {
         };
         let values: Vec<f32> = (0..4 * 32).map(|i| top * [1.0, -1.0, 0.3, -0.7, 0.99][i % 5]).collect();
         let array = Array::from_f32(ArraySpec::new("w", vec![4, 32], dtype), &values).unwrap();
-        for text in ["rtn(bits=3)", "rtn(bits=2, zero=integer)", "gptq(bits=3, group_size=16)", "house(bits=2)"] {
+        for text in
+            ["rtn(bits=3)", "rtn(bits=2, zero=integer)", "gptq(bits=3, group_size=16)", "house(bits=2)"]
+        {
             let codec = catalogue().codec(&text.parse().unwrap()).unwrap();
             let encoded = codec.encode(&array, &Knowledge::default(), Rate::Recipe).unwrap();
             let decoded = codec.decode(&array.spec, &[&encoded.layers[0].payload]).unwrap();

@@ -170,3 +170,79 @@ proptest! {
         let _ = decode_delta(&spec, &payload, &base);
     }
 }
+
+mod files {
+    use std::path::Path;
+
+    use lamella_codec::Silent;
+    use lamella_file::File;
+    use lamella_weights::lossless::{LosslessError, compress, expand};
+
+    use super::*;
+
+    fn safetensors(path: &Path, header: &str, arrays: &[&Array<'_>]) {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        arrays.iter().for_each(|array| bytes.extend_from_slice(&array.bytes));
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// A directory with an unusual header, a text, an empty file, a binary file and a damaged safetensors file.
+    fn model(root: &Path, values: &[f32]) {
+        std::fs::create_dir_all(root.join("sub")).unwrap();
+        let (a, b) =
+            (of_dtype(Dtype::BF16, vec![64, 64], values), of_dtype(Dtype::F32, vec![16], &values[..16]));
+        let header = r#"{ "b": {"dtype":"F32","shape":[16],"data_offsets":[8192,8256]},"__metadata__":{"k":"v"},
+            "a": {"shape":[64,64],"dtype":"BF16","data_offsets":[0,8192]}}   "#;
+        safetensors(&root.join("model.safetensors"), header, &[&a, &b]);
+        std::fs::write(root.join("config.json"), "{\"a\": 1}\n").unwrap();
+        std::fs::write(root.join("sub/empty"), "").unwrap();
+        std::fs::write(root.join("sub/broken.safetensors"), b"no header").unwrap();
+        let noise: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        std::fs::write(root.join("noise.bin"), noise).unwrap();
+    }
+
+    fn assert_same(a: &Path, b: &Path) {
+        for name in ["model.safetensors", "config.json", "sub/empty", "sub/broken.safetensors", "noise.bin"] {
+            assert_eq!(std::fs::read(a.join(name)).unwrap(), std::fs::read(b.join(name)).unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_file_comes_back() {
+        let root = tempfile::tempdir().unwrap();
+        let (input, output) = (root.path().join("in"), root.path().join("out"));
+        model(&input, &gaussian(4096, 1));
+        let lam = root.path().join("m.lam");
+        let report = compress(input.to_str().unwrap(), &lam, None, &Silent).unwrap();
+        assert_eq!((report.files, report.arrays), (5, 3));
+        std::fs::create_dir(&output).unwrap();
+        let file = File::open(&lam).unwrap();
+        expand(&file, &output, None, &Silent).unwrap();
+        assert_same(&input, &output);
+        let error = expand(&file, &output, Some("x"), &Silent).unwrap_err();
+        assert!(matches!(error, LosslessError::NoBaseNeeded { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_delta_needs_its_own_base() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        let values = gaussian(4096, 1);
+        let moved: Vec<f32> = values.iter().zip(gaussian(4096, 2)).map(|(a, b)| a + 0.004 * b).collect();
+        model(&path("base"), &values);
+        model(&path("tuned"), &moved);
+        model(&path("other"), &gaussian(4096, 3));
+        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+        let report = compress(&text("tuned"), &path("m.lam"), Some(&text("base")), &Silent).unwrap();
+        assert!(report.deltas >= 1);
+        let file = File::open(path("m.lam")).unwrap();
+        std::fs::create_dir(path("out")).unwrap();
+        let error = expand(&file, &path("out"), None, &Silent).unwrap_err();
+        assert!(matches!(error, LosslessError::NeedsBase { .. }), "{error}");
+        let error = expand(&file, &path("out"), Some(&text("other")), &Silent).unwrap_err();
+        assert!(matches!(error, LosslessError::WrongBase { .. }), "{error}");
+        expand(&file, &path("out"), Some(&text("base")), &Silent).unwrap();
+        assert_same(&path("tuned"), &path("out"));
+    }
+}

@@ -187,7 +187,7 @@ fn messages_say_what_where_and_what_next() {
     let error = File::from_bytes(newer).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`memory` cannot be opened: it is of format version 9; this program reads version 0"
+        "`memory` cannot be opened: it is of format version 9; this program reads version 1"
     );
     let error = file.layers_of("lm_head").unwrap_err();
     assert_eq!(error.to_string(), "`memory` holds no array named `lm_head`");

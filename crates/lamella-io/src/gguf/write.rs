@@ -127,7 +127,8 @@ impl GgufTensor {
         if !row.is_multiple_of(self.kind.block_elements()) {
             return None;
         }
-        self.kind.size_bytes(self.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent))?)
+        self.kind
+            .size_bytes(self.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent))?)
     }
 }
 
@@ -194,8 +195,7 @@ impl GgufWriter {
     /// # Errors
     /// Another tensor is next, its bytes have another length, or the disk refuses.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), GgufWriteError> {
-        let unexpected =
-            |message: String| GgufWriteError::Array { array: name.to_owned(), message };
+        let unexpected = |message: String| GgufWriteError::Array { array: name.to_owned(), message };
         let expected = self.tensors.get(self.next);
         let Some(tensor) = expected.filter(|tensor| tensor.name == name) else {
             let next = expected.map_or("the file is complete", |tensor| &tensor.name);
@@ -223,7 +223,8 @@ impl GgufWriter {
                 message: "the file is finished and it was never written".to_owned(),
             });
         }
-        let file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(IoError::from)?;
+        let file =
+            self.file.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(IoError::from)?;
         Ok(crate::persist(file, &self.destination)?)
     }
 }

@@ -52,9 +52,9 @@ impl GgufPlan {
         };
         let count = |field: &str| config[field].as_u64().and_then(|value| u32::try_from(value).ok());
         let need = |field: &str| {
-            count(field).filter(|&value| value > 0).ok_or_else(|| GgufWriteError::Config {
-                message: format!("has no usable `{field}`"),
-            })
+            count(field)
+                .filter(|&value| value > 0)
+                .ok_or_else(|| GgufWriteError::Config { message: format!("has no usable `{field}`") })
         };
         let (width, heads) = (need("hidden_size")?, need("num_attention_heads")?);
         let key_heads = count("num_key_value_heads").filter(|&heads| heads > 0).unwrap_or(heads);
@@ -67,6 +67,13 @@ impl GgufPlan {
                 array: "model.embed_tokens.weight".to_owned(),
                 message: "it is missing".to_owned(),
             })?;
+        let is_mixture_of_qwen = architecture.ends_with("moe");
+        let dense = config["mlp_only_layers"].as_array().is_some_and(|layers| !layers.is_empty());
+        if is_mixture_of_qwen && (dense || count("decoder_sparse_step").is_some_and(|step| step != 1)) {
+            let message =
+                "has layers without experts, which llama.cpp does not read in this architecture".to_owned();
+            return Err(GgufWriteError::Config { message });
+        }
         let naming = Naming {
             reorders: architecture == "llama",
             query_heads: heads as usize,
@@ -87,7 +94,6 @@ impl GgufPlan {
         plan.own_count("context_length", count("max_position_embeddings"));
         plan.own_count("embedding_length", Some(width));
         plan.own_count("block_count", Some(need("num_hidden_layers")?));
-        let is_mixture_of_qwen = architecture.ends_with("moe");
         let feed_forward = count("intermediate_size").or_else(|| count("moe_intermediate_size"));
         plan.own_count("feed_forward_length", feed_forward);
         plan.own_count("attention.head_count", Some(heads));
@@ -173,7 +179,10 @@ impl GgufPlan {
                         };
                         number(key).is_some_and(|value| value != ordinary)
                     }) {
-                        self.warnings.push("YaRN's own betas and attention factor are left out: llama.cpp uses its defaults".to_owned());
+                        self.warnings.push(
+                            "YaRN's own betas and attention factor are left out: llama.cpp uses its defaults"
+                                .to_owned(),
+                        );
                     }
                 }
             }
@@ -184,7 +193,9 @@ impl GgufPlan {
                 let original =
                     need(number("original_max_position_embeddings"), "original_max_position_embeddings")?;
                 if high <= low {
-                    return Err(GgufWriteError::Config { message: "has `high_freq_factor` not over `low_freq_factor`".to_owned() });
+                    return Err(GgufWriteError::Config {
+                        message: "has `high_freq_factor` not over `low_freq_factor`".to_owned(),
+                    });
                 }
                 let divisor = |i: usize| {
                     let frequency = base.powf(-2.0 * i as f64 / head_width as f64);
@@ -214,8 +225,9 @@ pub(super) fn json(
     name: &str,
 ) -> Result<Option<Value>, GgufWriteError> {
     let parse = |bytes: &Vec<u8>| {
-        serde_json::from_slice(bytes)
-            .map_err(|error| GgufWriteError::Config { message: format!("or `{name}` beside it is no JSON: {error}") })
+        serde_json::from_slice(bytes).map_err(|error| GgufWriteError::Config {
+            message: format!("or `{name}` beside it is no JSON: {error}"),
+        })
     };
     side_files.get(name).map(parse).transpose()
 }

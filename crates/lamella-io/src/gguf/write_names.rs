@@ -77,7 +77,8 @@ fn module(name: &str) -> Option<(&'static str, bool)> {
 
 /// `mlp.experts.3.up_proj` to `ffn_up_exps` and 3.
 fn expert(name: &str) -> Option<(&'static str, usize)> {
-    let rest = name.strip_prefix("block_sparse_moe.experts.").or_else(|| name.strip_prefix("mlp.experts."))?;
+    let rest =
+        name.strip_prefix("block_sparse_moe.experts.").or_else(|| name.strip_prefix("mlp.experts."))?;
     let (number, projection) = rest.split_once('.')?;
     let base = match projection {
         "w1" | "gate_proj" => "ffn_gate_exps",

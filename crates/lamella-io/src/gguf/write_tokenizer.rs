@@ -35,7 +35,9 @@ pub(super) fn fields(
     vocabulary: usize,
 ) -> Result<(), GgufWriteError> {
     let Some(tokenizer) = json(side_files, "tokenizer.json")? else {
-        plan.warnings.push("the model has no `tokenizer.json`: the file takes and gives token numbers only".to_owned());
+        plan.warnings.push(
+            "the model has no `tokenizer.json`: the file takes and gives token numbers only".to_owned(),
+        );
         plan.put("tokenizer.ggml.model", GgufField::Text("no_vocab".to_owned()));
         return Ok(());
     };
@@ -96,7 +98,8 @@ fn tokens(tokenizer: &Value, vocabulary: usize, has_bytes: bool) -> Result<Token
     let outside = |text: &str, id: &Value| {
         refuse(format!("gives the token `{text}` the number {id}; the embedding has {vocabulary} rows"))
     };
-    let place = |id: &Value| id.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|&id| id < vocabulary);
+    let place =
+        |id: &Value| id.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|&id| id < vocabulary);
     for (text, id) in listed {
         let Some(at) = place(id) else { return outside(text, id) };
         let is_byte = has_bytes && text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
@@ -104,7 +107,9 @@ fn tokens(tokenizer: &Value, vocabulary: usize, has_bytes: bool) -> Result<Token
         texts[at] = Some(text.clone());
     }
     for added in tokenizer["added_tokens"].as_array().into_iter().flatten() {
-        let Some(text) = added["content"].as_str() else { return refuse("has an added token without a text") };
+        let Some(text) = added["content"].as_str() else {
+            return refuse("has an added token without a text");
+        };
         let Some(at) = place(&added["id"]) else { return outside(text, &added["id"]) };
         kinds[at] = if added["special"].as_bool() == Some(true) { CONTROL } else { USER_DEFINED };
         texts[at] = Some(text.to_owned());
@@ -154,7 +159,10 @@ fn cut(tokenizer: &Value) -> Result<&'static str, GgufWriteError> {
     let parts = chain(&tokenizer["pre_tokenizer"], "pretokenizers");
     let pattern = |part: &Value| part["pattern"]["Regex"].as_str().map(str::to_owned);
     match parts.as_slice() {
-        [only] if only["use_regex"].as_bool() != Some(false) && only["add_prefix_space"].as_bool() != Some(true) => {
+        [only]
+            if only["use_regex"].as_bool() != Some(false)
+                && only["add_prefix_space"].as_bool() != Some(true) =>
+        {
             Ok("gpt-2")
         }
         [split, bytes]

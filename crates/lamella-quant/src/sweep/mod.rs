@@ -263,7 +263,7 @@ pub fn entropy_coded(
     settings: EntropyCoded,
 ) -> Swept {
     assert!(steps.columns.len() == columns && steps.groups.len() == columns, "one step and group per column");
-    let rows = if columns == 0 { 0 } else { weights.len() / columns };
+    let rows = weights.len().checked_div(columns).unwrap_or(0);
     assert!(steps.rows.is_empty() || steps.rows.len() == rows, "one step per row");
     let diagonal: Vec<f32> = factor.iter().step_by(columns + 1).copied().collect();
     let (expected_columns, expected_rows) = expected_magnitudes(weights, columns, steps);
@@ -329,7 +329,7 @@ fn run_pass<'a>(
 /// Expected magnitudes before the first pass: the mean absolute weight of each column over its step, and what each
 /// row adds to that.
 fn expected_magnitudes(weights: &[f32], columns: usize, steps: &Steps) -> (Vec<f32>, Vec<f32>) {
-    let rows = if columns == 0 { 0 } else { weights.len() / columns };
+    let rows = weights.len().checked_div(columns).unwrap_or(0);
     let mut by_column = vec![0.0f64; columns];
     let mut by_row = vec![0.0f64; rows];
     for (row, values) in weights.chunks_exact(columns.max(1)).enumerate() {

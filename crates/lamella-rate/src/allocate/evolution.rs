@@ -67,7 +67,8 @@ impl Evolution {
     ) -> Result<Allocation, E> {
         let groups = problem.pruned(budget_bytes)?;
         let hull = lagrangian::walk(&groups, budget_bytes).picks;
-        let mut parent = start.and_then(|start| picks_of(problem, &groups, start, budget_bytes)).unwrap_or(hull);
+        let mut parent =
+            start.and_then(|start| picks_of(problem, &groups, start, budget_bytes)).unwrap_or(hull);
         let mut random = Random(self.seed);
         let mut loss = None;
         let last = self.rounds.len().saturating_sub(1);
@@ -88,7 +89,10 @@ impl Evolution {
                 }
                 let mut judged = Vec::with_capacity(children.len());
                 for (index, child) in children.iter().enumerate() {
-                    judged.push((fitness(&problem.allocation(&groups, child).choices, generation, round)?, index));
+                    judged.push((
+                        fitness(&problem.allocation(&groups, child).choices, generation, round)?,
+                        index,
+                    ));
                 }
                 judged.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
                 judged.truncate(if round == last { 1 } else { selection.survivors.max(1) });
@@ -137,7 +141,8 @@ fn mutate(groups: &[Group], parent: &[usize], budget_bytes: u64, random: &mut Ra
                 return parent.to_vec();
             }
             let lowered = down[random.below(down.len())];
-            total -= groups[lowered].points[child[lowered]].bytes - groups[lowered].points[child[lowered] - 1].bytes;
+            total -= groups[lowered].points[child[lowered]].bytes
+                - groups[lowered].points[child[lowered] - 1].bytes;
             child[lowered] -= 1;
         }
     }

@@ -38,13 +38,15 @@ impl Allocator for IntegerProgram {
     fn allocate(&self, problem: &Problem, budget_bytes: u64) -> Result<Allocation, AllocationError> {
         let fits = |limit: &Limit| {
             let costs = limit.costs.iter().zip(&problem.offers);
-            limit.costs.len() == problem.offers.len() && costs.into_iter().all(|(c, o)| c.len() == o.points.len())
+            limit.costs.len() == problem.offers.len()
+                && costs.into_iter().all(|(c, o)| c.len() == o.points.len())
         };
         if !self.limits.iter().all(fits) {
             return Err(AllocationError::BadLimit);
         }
         // Points that are beaten in bytes and loss may still be the cheapest under another limit.
-        let mut groups = if self.limits.is_empty() { problem.pruned(budget_bytes)? } else { problem.groups() };
+        let mut groups =
+            if self.limits.is_empty() { problem.pruned(budget_bytes)? } else { problem.groups() };
         let smallest = problem.smallest_bytes();
         if smallest > budget_bytes {
             return Err(AllocationError::Unreachable { smallest, budget: budget_bytes });
@@ -52,7 +54,11 @@ impl Allocator for IntegerProgram {
         groups.retain(|group| !group.points.is_empty());
         // Numbers near one are what a simplex in floating point wants.
         let worst = |value: fn(&RatePoint) -> f64| {
-            groups.iter().flat_map(|group| &group.points).map(value).fold(f64::MIN_POSITIVE, |a, b| a.max(b.abs()))
+            groups
+                .iter()
+                .flat_map(|group| &group.points)
+                .map(value)
+                .fold(f64::MIN_POSITIVE, |a, b| a.max(b.abs()))
         };
         let (loss_unit, byte_unit) = (worst(|point| point.loss), worst(|point| point.bytes as f64));
         let mut variables = ProblemVariables::new();
@@ -61,7 +67,10 @@ impl Allocator for IntegerProgram {
             .map(|group| group.points.iter().map(|_| variables.add(variable().binary())).collect())
             .collect();
         let sum = |cost: &dyn Fn(usize, usize) -> f64| -> Expression {
-            let all = chosen.iter().enumerate().flat_map(|(g, points)| points.iter().enumerate().map(move |p| (g, p)));
+            let all = chosen
+                .iter()
+                .enumerate()
+                .flat_map(|(g, points)| points.iter().enumerate().map(move |p| (g, p)));
             all.map(|(g, (p, &variable))| cost(g, p) * variable).sum()
         };
         let objective = sum(&|g, p| groups[g].points[p].loss / loss_unit);
@@ -71,7 +80,8 @@ impl Allocator for IntegerProgram {
         for limit in &self.limits {
             let unit = limit.costs.iter().flatten().fold(f64::MIN_POSITIVE, |a, b| a.max(b.abs()));
             let cost_of = |g: usize, p: usize| {
-                let members = problem.group_of.iter().enumerate().filter(|(_, group)| **group == groups[g].id);
+                let members =
+                    problem.group_of.iter().enumerate().filter(|(_, group)| **group == groups[g].id);
                 members.map(|(offer, _)| limit.costs[offer][groups[g].choices[p]]).sum::<f64>() / unit
             };
             let cost = sum(&cost_of);

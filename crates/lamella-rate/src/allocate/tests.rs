@@ -100,13 +100,16 @@ fn further_limits_are_kept_at_the_least_loss() {
         let problem = instance(seed, 4, 3);
         let mut random = Random(seed ^ 5);
         let budget = budget_of(&problem, &mut random);
-        let costs: Vec<Vec<f64>> = (0..4).map(|_| (0..3).map(|k| (1.0 + k as f64) * random.unit()).collect()).collect();
-        let cost = |choices: &[usize]| choices.iter().zip(&costs).map(|(&choice, costs)| costs[choice]).sum::<f64>();
+        let costs: Vec<Vec<f64>> =
+            (0..4).map(|_| (0..3).map(|k| (1.0 + k as f64) * random.unit()).collect()).collect();
+        let cost =
+            |choices: &[usize]| choices.iter().zip(&costs).map(|(&choice, costs)| costs[choice]).sum::<f64>();
         let at_most = 3.0;
         let mut best = f64::INFINITY;
         for code in 0..81usize {
             let choices = [code % 3, code / 3 % 3, code / 9 % 3, code / 27];
-            let is_tied = problem.group_of.iter().zip(&choices).all(|(&group, &choice)| choices[group] == choice);
+            let is_tied =
+                problem.group_of.iter().zip(&choices).all(|(&group, &choice)| choices[group] == choice);
             let points = || problem.offers.iter().zip(&choices).map(|(offer, &choice)| offer.points[choice]);
             if is_tied && points().map(|p| p.bytes).sum::<u64>() <= budget && cost(&choices) <= at_most {
                 best = best.min(points().map(|p| p.loss).sum());

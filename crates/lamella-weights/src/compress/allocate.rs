@@ -83,13 +83,17 @@ impl Job<'_> {
     /// Returns whether anything changed.
     pub(super) fn allocate(&mut self, progress: &dyn Progress) -> Result<bool, CompressError> {
         let free = self.free_targets();
-        let is_wanted = self.request.allocate == Allocate::Measured && self.limit != Limit::None && free.len() > 1;
+        let is_wanted =
+            self.request.allocate == Allocate::Measured && self.limit != Limit::None && free.len() > 1;
         if !is_wanted || self.calibration.is_none() {
             return Ok(false);
         }
         let Some(model) = &self.input.model else { return Ok(false) };
         let Some((probes, tokens)) = self.probes(&free, &model.network) else {
-            self.warn(progress, "the model is too large to measure sensitivities: one relative step is used".to_owned());
+            self.warn(
+                progress,
+                "the model is too large to measure sensitivities: one relative step is used".to_owned(),
+            );
             return Ok(false);
         };
         let losses = self.losses(&probes, tokens, progress)?;
@@ -115,9 +119,10 @@ impl Job<'_> {
     /// Bytes that an octave of step costs an array near the uniform step.
     fn bytes_an_octave(&self, target: usize) -> f64 {
         let most = self.targets[target].spec.len() as f64 / 8.0;
-        let slope = self.curves.get(&target).map_or(most, |curve| {
-            curve.bytes(self.log2_step - 0.25) - curve.bytes(self.log2_step + 0.25)
-        });
+        let slope = self
+            .curves
+            .get(&target)
+            .map_or(most, |curve| curve.bytes(self.log2_step - 0.25) - curve.bytes(self.log2_step + 0.25));
         (2.0 * slope).clamp(0.4 * most, most).max(1e-9)
     }
 
@@ -181,7 +186,8 @@ impl Job<'_> {
         let member = self.targets[target].members[0];
         let is_same = move |(index, place): (usize, Place)| index == member || place == Place::TwinOf(member);
         let all = self.treatments.iter().enumerate();
-        all.filter(move |(index, other)| is_same((*index, other.place))).map(|(_, other)| other.spec.name.as_str())
+        all.filter(move |(index, other)| is_same((*index, other.place)))
+            .map(|(_, other)| other.spec.name.as_str())
     }
 
     /// Text behind the calibration text: neither statistics nor, by the protocols, evaluation have seen it. A text
@@ -226,12 +232,19 @@ impl Job<'_> {
     }
 
     /// Loss of each probe, never below a thousandth of the mean.
-    fn losses(&self, probes: &[Probe], tokens: usize, progress: &dyn Progress) -> Result<Vec<f64>, CompressError> {
+    fn losses(
+        &self,
+        probes: &[Probe],
+        tokens: usize,
+        progress: &dyn Progress,
+    ) -> Result<Vec<f64>, CompressError> {
         let own = self.input.model.as_ref().ok_or(CompressError::NoTokenizer)?;
         let resident = (self.weights() <= RESIDENT_WEIGHTS)
             .then(|| {
                 let side: BTreeMap<String, Vec<u8>> = self.input.side_files.iter().cloned().collect();
-                Model::with_config(own.config.clone(), self.input.directory.clone(), &side)?.network.resident()
+                Model::with_config(own.config.clone(), self.input.directory.clone(), &side)?
+                    .network
+                    .resident()
             })
             .transpose()?;
         let network = resident.as_ref().unwrap_or(&own.network);
@@ -264,7 +277,11 @@ impl Job<'_> {
                 }
                 let heads = network.linears().iter().filter(|site| site.block.is_none());
                 let is_head = heads.into_iter().any(|site| coded.spec(&site.weight).is_some());
-                losses.push(original.loss(&Outcome::of(network, &hidden, is_head.then_some(&source as _))?)?);
+                losses.push(original.loss(&Outcome::of(
+                    network,
+                    &hidden,
+                    is_head.then_some(&source as _),
+                )?)?);
             }
         }
         let floor = 1e-3 * losses.iter().sum::<f64>() / losses.len().max(1) as f64;
@@ -272,7 +289,8 @@ impl Job<'_> {
     }
 
     fn touches(&self, probe: &Probe, block: usize) -> bool {
-        let mut blocks = probe.arrays.iter().filter_map(|&target| self.treatment(target).site.as_ref()?.block);
+        let mut blocks =
+            probe.arrays.iter().filter_map(|&target| self.treatment(target).site.as_ref()?.block);
         blocks.any(|own| own == block)
     }
 
@@ -298,19 +316,30 @@ impl Job<'_> {
 /// Octaves around their mean by weight, within bounds.
 fn centred(wanted: &BTreeMap<usize, f64>, weight: impl Fn(usize) -> f64) -> BTreeMap<usize, f64> {
     let total: f64 = wanted.keys().map(|&target| weight(target)).sum();
-    let mean = wanted.iter().map(|(&target, &octaves)| octaves * weight(target)).sum::<f64>() / total.max(1e-300);
-    wanted.iter().map(|(&target, octaves)| (target, (octaves - mean).clamp(-MAX_OCTAVES, MAX_OCTAVES))).collect()
+    let mean =
+        wanted.iter().map(|(&target, &octaves)| octaves * weight(target)).sum::<f64>() / total.max(1e-300);
+    wanted
+        .iter()
+        .map(|(&target, octaves)| (target, (octaves - mean).clamp(-MAX_OCTAVES, MAX_OCTAVES)))
+        .collect()
 }
 
 /// What a model makes of a text.
 enum Outcome {
     /// `[tokens, vocab_size]`
-    Logits { values: Vec<f32>, tokens: usize },
+    Logits {
+        values: Vec<f32>,
+        tokens: usize,
+    },
     Embeddings(Vec<Vec<f32>>),
 }
 
 impl Outcome {
-    fn of(network: &Network, hidden: &Hidden, head: Option<&dyn TensorSource>) -> Result<Self, CompressError> {
+    fn of(
+        network: &Network,
+        hidden: &Hidden,
+        head: Option<&dyn TensorSource>,
+    ) -> Result<Self, CompressError> {
         if network.family() == Family::Encoder {
             return Ok(Self::Embeddings(network.embed(hidden)));
         }

@@ -27,6 +27,7 @@
 //! that the first step takes, so its bytes depend on the machine; the number is printed and `--tune-steps` repeats it.
 
 mod network;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -41,14 +42,10 @@ use serde::Serialize;
 use super::plan::Limit;
 use super::{CompressError, Job, Place};
 use network::Named;
+use windows::{BATCH_TOKENS, Batches, Windows, windows};
 
-/// Tokens of a window at most, and how many windows a short text is cut into at least.
-const WINDOW: std::ops::RangeInclusive<usize> = 32..=512;
-const LEAST_WINDOWS: usize = 16;
 /// Every so many windows one is held out.
 const HELD_OUT: usize = 8;
-/// Tokens of a batch.
-const BATCH_TOKENS: usize = 2048;
 /// How far an element moves in a step, of its array's root mean square.
 const RATE: f32 = 0.006;
 /// Points at which the held-out windows are judged.
@@ -109,25 +106,11 @@ pub struct TuneReport {
     pub seconds: f64,
 }
 
-/// Windows of the calibration text with what the original makes of them.
-struct Windows {
-    tokens: Vec<Vec<u32>>,
-    references: Vec<Reference>,
-}
-
-impl Windows {
-    fn batch(&self, indices: &[usize]) -> Vec<(&[u32], &Reference)> {
-        indices.iter().map(|&index| (&self.tokens[index][..], &self.references[index])).collect()
-    }
-    fn count(&self, indices: &[usize]) -> usize {
-        indices.iter().map(|&index| self.tokens[index].len()).sum()
-    }
-}
-
 impl Job<'_> {
     /// Arrays that may be tuned: by default exact, and nobody's twin.
     fn tunable(&self) -> Vec<usize> {
-        let is_original = |index: usize| self.treatments.iter().any(|other| other.place == Place::TwinOf(index));
+        let is_original =
+            |index: usize| self.treatments.iter().any(|other| other.place == Place::TwinOf(index));
         (0..self.treatments.len())
             .filter(|&index| {
                 let treatment = &self.treatments[index];
@@ -148,7 +131,8 @@ impl Job<'_> {
         if self.request.tune.is_none() {
             return Ok(());
         }
-        let reason = || self.input.unknown.clone().unwrap_or_else(|| "its architecture is not known".to_owned());
+        let reason =
+            || self.input.unknown.clone().unwrap_or_else(|| "its architecture is not known".to_owned());
         let model = self.input.model.as_ref().ok_or_else(|| TuneError::Unsupported { reason: reason() })?;
         network::check(model.network.config())?;
         if model.tokenizer.is_none() {
@@ -165,7 +149,11 @@ impl Job<'_> {
         for target in self.tuned_targets(&self.tunable()) {
             let name = &self.targets[target].spec.name;
             if spool.note(name)?.is_some_and(|note| note.starts_with(TUNED)) {
-                let encoded = self.codec(target).encode(&self.array(target)?, &self.knowledge(target)?, Rate::Recipe)?;
+                let encoded = self.codec(target).encode(
+                    &self.array(target)?,
+                    &self.knowledge(target)?,
+                    Rate::Recipe,
+                )?;
                 spool.store(name, &encoded.layers, &format!("{:e}", encoded.distortion_of_zeros))?;
             }
         }
@@ -173,7 +161,8 @@ impl Job<'_> {
     }
 
     fn tuned_targets(&self, arrays: &[usize]) -> Vec<usize> {
-        let holds = |target: &usize| self.targets[*target].members.iter().any(|member| arrays.contains(member));
+        let holds =
+            |target: &usize| self.targets[*target].members.iter().any(|member| arrays.contains(member));
         (0..self.targets.len()).filter(holds).collect()
     }
 
@@ -200,22 +189,34 @@ impl Job<'_> {
         }
         let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
         let (original, pooling) = self.original(&model.network, &tokens[0], longest)?;
-        let references =
-            tokens.par_iter().map(|tokens| original.reference(tokens)).collect::<Result<_, _>>().map_err(TuneError::Network)?;
+        let references = tokens
+            .par_iter()
+            .map(|tokens| original.reference(tokens))
+            .collect::<Result<_, _>>()
+            .map_err(TuneError::Network)?;
         let windows = Windows { tokens, references };
         let decoded = self.decoded(spool)?;
         let Named { network: mut own, names } = network::read(&model.network, &decoded, longest, pooling)?;
-        let tunable: BTreeMap<&str, usize> =
-            self.tunable().into_iter().map(|index| (self.treatments[index].spec.name.as_str(), index)).collect();
+        let tunable: BTreeMap<&str, usize> = self
+            .tunable()
+            .into_iter()
+            .map(|index| (self.treatments[index].spec.name.as_str(), index))
+            .collect();
         let (held_out, learned): (Vec<usize>, Vec<usize>) =
             (0..windows.tokens.len()).partition(|index| index % HELD_OUT == HELD_OUT - 1);
-        let judge = |network: &Network| network.loss(&original, &windows.batch(&held_out)).map_err(TuneError::Network);
+        let judge = |network: &Network| {
+            network.loss(&original, &windows.batch(&held_out)).map_err(TuneError::Network)
+        };
         let before = judge(&own)?;
         let untuned = own.vectors().to_vec();
         let rates: Vec<f32> = names
             .iter()
             .zip(&untuned)
-            .map(|(name, vector)| if tunable.contains_key(&name[..]) { RATE * root_mean_square(vector) } else { 0.0 })
+            .map(
+                |(name, vector)| {
+                    if tunable.contains_key(&name[..]) { RATE * root_mean_square(vector) } else { 0.0 }
+                },
+            )
             .collect();
         let mut batches = Batches::new(&windows, learned.clone());
         let mut optimizer = AdamW::new(&untuned);
@@ -229,14 +230,22 @@ impl Job<'_> {
         let mut step = 0;
         while step < steps {
             progress.check()?;
-            progress.advance("tune", step as u64, steps as u64, &format!("{:.5} before, {:.5} now", before, best.0));
+            progress.advance(
+                "tune",
+                step as u64,
+                steps as u64,
+                &format!("{:.5} before, {:.5} now", before, best.0),
+            );
             let timed = Instant::now();
             let batch = batches.next();
-            let (_, gradient) = own.gradient(&original, &windows.batch(&batch)).map_err(TuneError::Network)?;
+            let (_, gradient) =
+                own.gradient(&original, &windows.batch(&batch)).map_err(TuneError::Network)?;
             if let (0, TuneLength::Minutes(minutes)) = (step, length) {
                 let left = minutes * 60.0 - started.elapsed().as_secs_f64();
                 // Judging costs about a third of a step per token, over the held-out windows.
-                let judging = LOOKS as f64 * windows.count(&held_out) as f64 / windows.count(&batch).max(1) as f64 / 3.0;
+                let judging = LOOKS as f64 * windows.count(&held_out) as f64
+                    / windows.count(&batch).max(1) as f64
+                    / 3.0;
                 let affordable = left / timed.elapsed().as_secs_f64().max(1e-6) - judging;
                 steps = (affordable as usize).clamp(1, most);
             }
@@ -252,7 +261,12 @@ impl Job<'_> {
         }
         let mut report = TuneReport {
             steps,
-            parameters: rates.iter().zip(&untuned).filter(|(rate, _)| **rate > 0.0).map(|(_, vector)| vector.len()).sum(),
+            parameters: rates
+                .iter()
+                .zip(&untuned)
+                .filter(|(rate, _)| **rate > 0.0)
+                .map(|(_, vector)| vector.len())
+                .sum(),
             tokens: windows.count(&learned),
             held_out_tokens: windows.count(&held_out),
             metric: if model.network.family() == Family::Decoder { "kl" } else { "embedding_mse" }.to_owned(),
@@ -274,7 +288,9 @@ impl Job<'_> {
             if !self.fits(&changed)? {
                 continue;
             }
-            (0..names.len()).filter(|index| !moved.contains(index)).for_each(|index| own.vectors_mut()[index].clone_from(&untuned[index]));
+            (0..names.len())
+                .filter(|index| !moved.contains(index))
+                .for_each(|index| own.vectors_mut()[index].clone_from(&untuned[index]));
             let after = judge(&own)?;
             if after < before {
                 for (target, encoded) in coded {
@@ -328,7 +344,8 @@ impl Job<'_> {
 
     /// All arrays as the file will give them.
     fn decoded(&self, spool: &Spool) -> Result<Decoded<'_>, CompressError> {
-        let own: Vec<usize> = (0..self.targets.len()).filter(|&target| self.targets[target].members.len() == 1).collect();
+        let own: Vec<usize> =
+            (0..self.targets.len()).filter(|&target| self.targets[target].members.len() == 1).collect();
         let coded = |target: &usize| self.codec(*target).recipe().name() != "exact";
         let arrays: Vec<Array<'static>> = own
             .par_iter()
@@ -343,7 +360,9 @@ impl Job<'_> {
         let mut map = TensorMap::default();
         arrays.into_iter().for_each(|array| map.insert(array));
         let twins = self.treatments.iter().filter_map(|treatment| match treatment.place {
-            Place::TwinOf(original) => Some((treatment.spec.name.clone(), self.treatments[original].spec.name.clone())),
+            Place::TwinOf(original) => {
+                Some((treatment.spec.name.clone(), self.treatments[original].spec.name.clone()))
+            }
             _ => None,
         });
         Ok(Decoded { coded: map, twins: twins.collect(), original: &*self.input.directory })
@@ -406,55 +425,6 @@ impl TensorSource for Decoded<'_> {
     }
 }
 
-/// Sequences cut into windows: decoders' into equal ones, encoders' texts as they are.
-fn windows(sequences: &[Vec<u32>], family: Family) -> Vec<Vec<u32>> {
-    let total: usize = sequences.iter().map(Vec::len).sum();
-    let length = match family {
-        Family::Decoder => (total / LEAST_WINDOWS).clamp(*WINDOW.start(), *WINDOW.end()),
-        Family::Encoder => *WINDOW.end(),
-    };
-    // A last piece of a few tokens teaches nothing and would count as much as a whole window of an encoder.
-    let least = if family == Family::Decoder { *WINDOW.start() / 2 } else { 1 };
-    sequences.iter().flat_map(|sequence| sequence.chunks(length)).filter(|w| w.len() >= least).map(<[u32]>::to_vec).collect()
-}
-
-/// Windows in an order that a fixed generator shuffles anew for every pass.
-struct Batches<'w> {
-    windows: &'w Windows,
-    order: Vec<usize>,
-    next: usize,
-    state: u64,
-}
-
-impl<'w> Batches<'w> {
-    fn new(windows: &'w Windows, order: Vec<usize>) -> Self {
-        let next = order.len();
-        Self { windows, order, next, state: 0x9e37_79b9_7f4a_7c15 }
-    }
-
-    fn next(&mut self) -> Vec<usize> {
-        let (mut batch, mut tokens) = (Vec::new(), 0);
-        while tokens < BATCH_TOKENS && batch.len() < self.order.len() {
-            if self.next == self.order.len() {
-                self.shuffle();
-                self.next = 0;
-            }
-            let window = self.order[self.next];
-            self.next += 1;
-            tokens += self.windows.tokens[window].len();
-            batch.push(window);
-        }
-        batch
-    }
-
-    fn shuffle(&mut self) {
-        for last in (1..self.order.len()).rev() {
-            self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            self.order.swap(last, ((self.state >> 33) % (last as u64 + 1)) as usize);
-        }
-    }
-}
-
 /// Numbers in their stored type, of 32-bit floats only the upper mantissa bits.
 fn round(spec: &ArraySpec, values: &[f32], bits: u32) -> Result<Array<'static>, CompressError> {
     let dropped = 23 - bits.min(23);
@@ -486,14 +456,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_are_equal_and_of_the_whole_text() {
-        let found = windows(&[vec![1; 2000], vec![2; 100]], Family::Decoder);
-        assert!(found.iter().all(|window| window.len() <= 131));
-        assert_eq!(found.iter().map(Vec::len).sum::<usize>(), 2100);
-        assert_eq!(windows(&[vec![1; 3], vec![2; 7]], Family::Encoder).len(), 2);
-    }
-
-    #[test]
     fn rounding_keeps_the_asked_mantissa_bits_and_the_nearest_value() {
         let spec = ArraySpec::new("w", vec![3], Dtype::F32);
         let values = [1.234_567_9f32, -0.001_234_567, 1.999_999_9];
@@ -503,19 +465,6 @@ mod tests {
                 assert!(((value - rounded) / value).abs() <= 0.5f32.powi(bits as i32 + 1));
                 assert_eq!(rounded.to_bits() & ((1u32 << (23 - bits)) - 1), 0);
             }
-        }
-    }
-
-    #[test]
-    fn every_window_comes_once_in_a_pass() {
-        let tokens: Vec<Vec<u32>> = (0..24).map(|_| vec![0; 512]).collect();
-        let references = tokens.iter().map(|_| Reference::Embedding(Vec::new())).collect();
-        let windows = Windows { tokens, references };
-        let mut batches = Batches::new(&windows, (0..24).collect());
-        for _ in 0..3 {
-            let mut seen: Vec<usize> = (0..6).flat_map(|_| batches.next()).collect();
-            seen.sort_unstable();
-            assert_eq!(seen, (0..24).collect::<Vec<_>>());
         }
     }
 }

@@ -88,7 +88,11 @@ pub(super) fn fit(form: &BlockForm, values: &[f32], weights: &[f32]) -> (f32, f3
             let range = (high - low) * (1.0 - shrink);
             let middle = 0.5 * (high + low);
             let floor = if step % 2 == 0 { low } else { middle - 0.5 * range };
-            consider(range / last, (-floor).max(if form.most_minimum_code > 1 { 0.0 } else { f32::MIN }), &mut codes);
+            consider(
+                range / last,
+                (-floor).max(if form.most_minimum_code > 1 { 0.0 } else { f32::MIN }),
+                &mut codes,
+            );
         }
     } else {
         let (first, last) = (form.level(0), form.level((form.n_codes() - 1) as u8));

@@ -49,7 +49,8 @@ impl<'a> BlockQuantizer<'a> {
             return block;
         }
         let (low, high) = form.scale_codes;
-        let widest = fits.iter().fold(0.0f32, |widest, fit| if fit.0.abs() > widest.abs() { fit.0 } else { widest });
+        let widest =
+            fits.iter().fold(0.0f32, |widest, fit| if fit.0.abs() > widest.abs() { fit.0 } else { widest });
         let most = fits.iter().fold(0.0f32, |most, fit| most.max(fit.1));
         block.scale = to_f16(widest / if low < 0 { low as f32 } else { high as f32 });
         if form.has_minima() {
@@ -120,7 +121,8 @@ impl ColumnQuantizer for BlockQuantizer<'_> {
         for (value, block) in values.iter_mut().zip(&mut self.blocks[first..]) {
             let scale = block.scale * block.scale_codes[at / form.group] as f32;
             let minimum = block.minimum * block.minimum_codes[at / form.group] as f32;
-            let code = if scale == 0.0 { Codes::zero_code(&form) } else { form.nearest((*value + minimum) / scale) };
+            let code =
+                if scale == 0.0 { Codes::zero_code(&form) } else { form.nearest((*value + minimum) / scale) };
             block.codes[at] = code;
             *value = scale * form.level(code) - minimum;
         }

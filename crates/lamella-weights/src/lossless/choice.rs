@@ -48,7 +48,8 @@ pub(crate) fn choose(spec: &ArraySpec, bytes: &[u8]) -> Result<Choice, StreamErr
         .collect();
     let (rows, columns) = rows_and_columns(&spec.shape, elements);
     // Classes are for the stream that says how large an element is: the symbols, or the one byte of a narrow type.
-    let has_classes = (fields.has_symbols() || width == 1) && rows > 1 && columns > 1 && rows * columns == elements;
+    let has_classes =
+        (fields.has_symbols() || width == 1) && rows > 1 && columns > 1 && rows * columns == elements;
     let has_sums = has_classes && elements >= 1 << 12;
     let blocks: Vec<Census> = bytes
         .par_chunks(BLOCK_ELEMENTS * width)
@@ -111,8 +112,7 @@ fn choose_fields(spec: &ArraySpec, sample: &[u8]) -> Fields {
         count(&symbols, &mut counts);
         // The rest is counted too: trailing zeros of numbers that were rounded once do not depend on the kept bits,
         // but all of it must be paid.
-        let bits =
-            entropy_bits(&counts) + (fields.rest_bits() as usize * n) as f64 + 16.0 * counts[0] as f64;
+        let bits = entropy_bits(&counts) + (fields.rest_bits() as usize * n) as f64 + 16.0 * counts[0] as f64;
         if bits < best_bits * (1.0 - WORTHWHILE) {
             (best, best_bits) = (Some(fields), bits);
         }
@@ -151,8 +151,7 @@ impl Census {
     ) -> Self {
         let length = bytes.len() / fields.width();
         scratch.resize(length, 0);
-        let mut census =
-            Self { counts: Vec::new(), first_row: 0, rows: Vec::new(), columns: Vec::new() };
+        let mut census = Self { counts: Vec::new(), first_row: 0, rows: Vec::new(), columns: Vec::new() };
         let counts_of = |symbols: &[u8], census: &mut Self| {
             let mut counts = [0; 256];
             count(symbols, &mut counts);
@@ -187,9 +186,11 @@ impl Census {
             for (sum, &symbol) in sums[column..].iter_mut().zip(row) {
                 *sum += u32::from(symbol);
             }
-            self.rows.push(row.chunks(1 << 16).map(|part| {
-                u64::from(part.iter().map(|&symbol| u32::from(symbol)).sum::<u32>())
-            }).sum());
+            self.rows.push(
+                row.chunks(1 << 16)
+                    .map(|part| u64::from(part.iter().map(|&symbol| u32::from(symbol)).sum::<u32>()))
+                    .sum(),
+            );
             position += row.len();
         }
         self.columns = sums.into_iter().map(u64::from).collect();
@@ -253,12 +254,16 @@ fn with_classes(
 fn promised_bits(sums: &[u64], per_sum: usize, counts: &Counts) -> f64 {
     let n = (sums.len() * per_sum) as f64;
     let moment = |power: i32| {
-        counts.iter().enumerate().map(|(symbol, &count)| count as f64 * (symbol as f64).powi(power)).sum::<f64>()
+        counts
+            .iter()
+            .enumerate()
+            .map(|(symbol, &count)| count as f64 * (symbol as f64).powi(power))
+            .sum::<f64>()
     };
     let mean = moment(1) / n;
     let variance = moment(2) / n - mean * mean;
-    let between = sums.iter().map(|&sum| (sum as f64 / per_sum as f64 - mean).powi(2)).sum::<f64>()
-        / sums.len() as f64;
+    let between =
+        sums.iter().map(|&sum| (sum as f64 / per_sum as f64 - mean).powi(2)).sum::<f64>() / sums.len() as f64;
     // Means of equal rows differ by chance.
     let explained = (between - variance / per_sum as f64).max(0.0);
     if variance <= 0.0 { 0.0 } else { -0.5 * (1.0 - (explained / variance).min(0.999)).log2() }
@@ -276,7 +281,13 @@ fn classes_of(sums: &[u64], elements: usize) -> Vec<u8> {
     classes
 }
 
-fn count_classes(fields: &Fields, bytes: &[u8], columns: usize, classes: &[u8], is_rows: bool) -> Vec<Counts> {
+fn count_classes(
+    fields: &Fields,
+    bytes: &[u8],
+    columns: usize,
+    classes: &[u8],
+    is_rows: bool,
+) -> Vec<Counts> {
     let n_classes = classes.iter().max().map_or(1, |&greatest| usize::from(greatest) + 1);
     let width = fields.width();
     bytes

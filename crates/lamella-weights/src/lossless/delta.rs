@@ -63,8 +63,8 @@ struct Prediction {
 
 fn predict(spec: &ArraySpec, base: &Array<'_>, block: usize) -> Result<Prediction, StreamError> {
     let unfit = |error: lamella_codec::ArrayError| StreamError::Damaged(error.to_string());
-    let mantissa =
-        mantissa_bits(spec.dtype).ok_or_else(|| StreamError::Damaged(format!("{} has no deltas", spec.dtype.name())))?;
+    let mantissa = mantissa_bits(spec.dtype)
+        .ok_or_else(|| StreamError::Damaged(format!("{} has no deltas", spec.dtype.name())))?;
     let width = base.spec.dtype.size_bytes();
     let start = block * BLOCK_ELEMENTS * width;
     let part = &base.bytes[start..(start + BLOCK_ELEMENTS * width).min(base.bytes.len())];
@@ -74,7 +74,8 @@ fn predict(spec: &ArraySpec, base: &Array<'_>, block: usize) -> Result<Predictio
     let words = if spec.dtype == base.spec.dtype {
         read_words(part, width)
     } else {
-        let rounded = Array::from_f32(ArraySpec::new("", vec![length], spec.dtype), &values).map_err(unfit)?;
+        let rounded =
+            Array::from_f32(ArraySpec::new("", vec![length], spec.dtype), &values).map_err(unfit)?;
         read_words(&rounded.bytes, spec.dtype.size_bytes())
     };
     let magnitude = magnitude_mask(spec.dtype);
@@ -291,7 +292,8 @@ impl Contexts {
     fn read(input: &mut &[u8]) -> Result<Self, StreamError> {
         let head = take(input, 3)?;
         let (fraction_bits, n_exponents) = (u32::from(head[0]), usize::from(head[2]));
-        let is_valid = matches!(fraction_bits, 0 | FRACTION_BITS) && (1..=MAX_EXPONENTS).contains(&n_exponents);
+        let is_valid =
+            matches!(fraction_bits, 0 | FRACTION_BITS) && (1..=MAX_EXPONENTS).contains(&n_exponents);
         if !is_valid {
             return Err(StreamError::Damaged("contexts out of range".to_owned()));
         }
@@ -319,7 +321,10 @@ pub fn decode_delta(spec: &ArraySpec, payload: &[u8], base: &Array<'_>) -> Resul
     let n = spec.checked_len().filter(|&n| n as u64 == claimed && spec.checked_size_bytes().is_some());
     let n = n.ok_or_else(|| damaged("it holds another number of elements"))?;
     if base.spec.shape != spec.shape || base.spec.len() != n {
-        return Err(StreamError::Damaged(format!("the base has shape {:?}, not {:?}", base.spec.shape, spec.shape)));
+        return Err(StreamError::Damaged(format!(
+            "the base has shape {:?}, not {:?}",
+            base.spec.shape, spec.shape
+        )));
     }
     let magnitude = magnitude_mask(spec.dtype);
     let mut out = Vec::new();
@@ -330,11 +335,12 @@ pub fn decode_delta(spec: &ArraySpec, payload: &[u8], base: &Array<'_>) -> Resul
         if !input.is_empty() {
             return Err(damaged("bytes are left over"));
         }
-        chunks.map(|(block, out)| {
-            write_words(predict(spec, base, block)?.words.into_iter(), width, out);
-            Ok(())
-        })
-        .collect::<Result<(), StreamError>>()?;
+        chunks
+            .map(|(block, out)| {
+                write_words(predict(spec, base, block)?.words.into_iter(), width, out);
+                Ok(())
+            })
+            .collect::<Result<(), StreamError>>()?;
         return Ok(out);
     }
     if form != FORM_DELTA {
@@ -364,7 +370,8 @@ pub fn decode_delta(spec: &ArraySpec, payload: &[u8], base: &Array<'_>) -> Resul
         .map(|((block, out), &(coded, extra))| {
             let prediction = predict(spec, base, block)?;
             let length = out.len() / width;
-            let indexes: Vec<u8> = (0..length).map(|element| map[contexts.of(&prediction, element)]).collect();
+            let indexes: Vec<u8> =
+                (0..length).map(|element| map[contexts.of(&prediction, element)]).collect();
             let mut symbols = vec![0; length];
             rans::decode_payload(coded, &tables, &Assignment::PerSymbol(&indexes), &mut symbols)?;
             let mut extra = BitReader::new(extra);
@@ -375,8 +382,9 @@ pub fn decode_delta(spec: &ArraySpec, payload: &[u8], base: &Array<'_>) -> Resul
                 let absolute = u32::try_from(if word < 0 { -1 - word } else { word }).ok()?;
                 (absolute <= magnitude).then_some(absolute | if word < 0 { magnitude + 1 } else { 0 })
             });
-            let words: Vec<u32> =
-                words.collect::<Option<_>>().ok_or_else(|| damaged("a difference leaves the type's range"))?;
+            let words: Vec<u32> = words
+                .collect::<Option<_>>()
+                .ok_or_else(|| damaged("a difference leaves the type's range"))?;
             if extra.remaining_bits() >= 8 {
                 return Err(damaged("extra bits are left over"));
             }

@@ -8,9 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lamella_codec::{Array, ArraySpec, Codec, Dtype, EncodedLayer, Interrupted, Progress, Recipe, TensorSource};
+use lamella_codec::{
+    Array, ArraySpec, Codec, Dtype, EncodedLayer, Interrupted, Progress, Recipe, SourceError, TensorSource,
+};
 use lamella_file::{
-    ArrayEntry, File, FileError, LayerEntry, Manifest, ManifestError, Shard, SideFiles, Storage, write_atomically, write_to,
+    ArrayEntry, File, FileError, LayerEntry, Manifest, ManifestError, Shard, SideFiles, Storage,
+    write_atomically, write_to,
 };
 use lamella_io::{IoError, ModelDirectory, SafetensorsFile, SafetensorsHeader, sha256_of_file};
 use serde::Serialize;
@@ -42,6 +45,8 @@ pub enum LosslessError {
     File(#[from] FileError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     #[error("array `{array}` cannot be coded")]
@@ -137,10 +142,7 @@ pub fn compress(
                     let text = String::from_utf8_lossy(file.header().text()).into_owned();
                     manifest.metadata.push((format!("{HEADER}{file_name}"), text));
                 }
-                let read = |spec: &ArraySpec| {
-                    file.array(&spec.name).map_err(|error| IoError::damaged(path, error.to_string()))
-                };
-                file.arrays().iter().map(read).collect::<Result<_, _>>()?
+                file.arrays().iter().map(|spec| file.array(&spec.name)).collect::<Result<_, _>>()?
             }
         };
         manifest.shards.push(Shard { name: file_name.clone(), metadata });
@@ -191,10 +193,10 @@ pub fn compress(
 fn code(array: &Array<'_>, base: Option<&ModelDirectory>) -> Result<(Vec<u8>, bool), LosslessError> {
     let failed = |source| LosslessError::Array { array: array.spec.name.clone(), source };
     let alone = encode(&array.spec, &array.bytes).map_err(failed)?;
-    let Some(base) = base.filter(|base| base.spec(&array.spec.name).is_some()) else { return Ok((alone, false)) };
-    let original = base
-        .array(&array.spec.name)
-        .map_err(|error| IoError::damaged(base.root(), error.to_string()))?;
+    let Some(base) = base.filter(|base| base.spec(&array.spec.name).is_some()) else {
+        return Ok((alone, false));
+    };
+    let original = base.array(&array.spec.name)?;
     Ok(match encode_delta(array, &original).map_err(failed)? {
         Some(delta) if delta.len() < alone.len() => (delta, true),
         _ => (alone, false),
@@ -207,7 +209,10 @@ fn delta_recipe(hash: &str) -> Recipe {
 
 /// Every regular file, by its path relative to the root (`/` between parts), sorted; and what was skipped.
 fn list(root: &Path) -> Result<(Vec<(String, PathBuf)>, Vec<String>), LosslessError> {
-    let not_exact = |path: &Path, reason: &str| LosslessError::NotExact { path: path.to_owned(), reason: reason.to_owned() };
+    let not_exact = |path: &Path, reason: &str| LosslessError::NotExact {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
     if !fs_err::metadata(root)?.is_dir() {
         let name = root.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| not_exact(root, "its name is not UTF-8"))?;
@@ -256,7 +261,10 @@ fn classify(
         && let Ok(file) = SafetensorsFile::open(path)
         && !file.arrays().is_empty()
         && file.arrays().iter().all(|spec| !known.contains_key(&spec.name))
-        && !file.arrays().iter().any(|spec| spec.name.is_empty() || spec.name.len() > 4096 || spec.shape.len() > 16)
+        && !file
+            .arrays()
+            .iter()
+            .any(|spec| spec.name.is_empty() || spec.name.len() > 4096 || spec.shape.len() > 16)
         && std::str::from_utf8(file.header().text()).is_ok()
     {
         return Ok(Some(Source::Safetensors(file)));
@@ -330,7 +338,8 @@ pub fn expand(
             done += 1;
             decode(file, entry, exact.as_ref())
         };
-        let is_bytes = matches!(&entries[..], [only] if only.spec.name == shard.name && only.spec.dtype == Dtype::U8);
+        let is_bytes =
+            matches!(&entries[..], [only] if only.spec.name == shard.name && only.spec.dtype == Dtype::U8);
         if is_bytes {
             fs_err::write(&path, &read(entries[0])?.bytes)?;
         } else {
@@ -359,7 +368,9 @@ pub fn expand(
     for (name, path) in &written {
         let found = hex(&sha256_of_file(path)?);
         if value(file, &format!("{SHA256}{name}")) != Some(&found) {
-            return Err(damaged(format!("`{name}` came back with SHA-256 {found}, which is not the original's")));
+            return Err(damaged(format!(
+                "`{name}` came back with SHA-256 {found}, which is not the original's"
+            )));
         }
     }
     Ok(written.into_iter().map(|(name, path)| (name, size(&path))).collect())
@@ -383,11 +394,17 @@ fn open_base(file: &File, base: Option<&str>) -> Result<Option<Arc<ModelDirector
     }
 }
 
-fn decode(file: &File, entry: &ArrayEntry, with_base: Option<&Exact>) -> Result<Array<'static>, LosslessError> {
+fn decode(
+    file: &File,
+    entry: &ArrayEntry,
+    with_base: Option<&Exact>,
+) -> Result<Array<'static>, LosslessError> {
     let name = &entry.spec.name;
     let damaged = |message: String| LosslessError::Damaged { file: file.name().to_owned(), message };
     let layers = file.layers_of(name)?;
-    let [layer] = &layers[..] else { return Err(damaged(format!("array `{name}` has {} layers", layers.len()))) };
+    let [layer] = &layers[..] else {
+        return Err(damaged(format!("array `{name}` has {} layers", layers.len())));
+    };
     if file.recipe(entry) == "exact" {
         let bytes = Planes::parse(&entry.spec, layer).and_then(|planes| planes.decode());
         let bytes = bytes.map_err(|source| LosslessError::Array { array: name.clone(), source })?;

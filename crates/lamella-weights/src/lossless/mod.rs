@@ -21,7 +21,6 @@ mod files;
 mod planes;
 mod stream;
 
-
 pub use delta::{decode_delta, encode_delta};
 pub use files::{LosslessError, LosslessReport, compress, expand, is_lossless};
 pub use planes::{BLOCK_ELEMENTS, Planes, encode};

@@ -82,8 +82,7 @@ fn encode_chosen(spec: &ArraySpec, bytes: &[u8], choice: Choice) -> Result<Vec<u
         let coded: Vec<(Vec<u8>, Vec<u8>)> = batch
             .par_iter()
             .map_init(Scratch::default, |scratch, &(block, bytes)| {
-                let extent =
-                    Extent { columns, start: block * BLOCK_ELEMENTS, length: bytes.len() / width };
+                let extent = Extent { columns, start: block * BLOCK_ELEMENTS, length: bytes.len() / width };
                 encode_block(&fields, &encoders, bytes, extent, scratch)
             })
             .collect::<Result<_, StreamError>>()?;
@@ -210,8 +209,9 @@ impl<'a> Planes<'a> {
         let fields = read_fields(spec.dtype, &mut input)?;
         let (rows, columns) = rows_and_columns(&spec.shape, elements);
         let n_streams = usize::from(fields.has_symbols()) + fields.low_planes();
-        let decoders =
-            (0..n_streams).map(|_| Decoder::read(&mut input, rows, columns)).collect::<Result<Vec<_>, _>>()?;
+        let decoders = (0..n_streams)
+            .map(|_| Decoder::read(&mut input, rows, columns))
+            .collect::<Result<Vec<_>, _>>()?;
         if n_blocks > input.len() {
             return Err(damaged(format!("{n_blocks} blocks cannot stand in {} bytes", input.len())));
         }
@@ -232,7 +232,12 @@ impl<'a> Planes<'a> {
         Ok(planes)
     }
 
-    fn read_block(&self, block: usize, lengths: &[u64], input: &mut &'a [u8]) -> Result<Block<'a>, StreamError> {
+    fn read_block(
+        &self,
+        block: usize,
+        lengths: &[u64],
+        input: &mut &'a [u8],
+    ) -> Result<Block<'a>, StreamError> {
         let count = self.block_length(block);
         let mut lengths = lengths.iter().copied();
         let n_escapes = lengths.next().unwrap_or(0);
@@ -277,7 +282,10 @@ impl<'a> Planes<'a> {
     /// Damaged data, or no such block.
     pub fn decode_block(&self, block: usize) -> Result<Vec<u8>, StreamError> {
         if block >= self.blocks.len() {
-            return Err(StreamError::Damaged(format!("there is no block {block}, only {}", self.blocks.len())));
+            return Err(StreamError::Damaged(format!(
+                "there is no block {block}, only {}",
+                self.blocks.len()
+            )));
         }
         let mut out = Vec::new();
         let size = self.block_length(block) * self.fields.width();
@@ -342,7 +350,9 @@ impl<'a> Planes<'a> {
             Fields::Float(fields) => {
                 let [symbols, low @ ..] = &planes[..] else { return Ok(()) };
                 if !fields.join(symbols, head_room, low, escapes, out) {
-                    return Err(StreamError::Damaged(format!("block {block} has not one escape per escape symbol")));
+                    return Err(StreamError::Damaged(format!(
+                        "block {block} has not one escape per escape symbol"
+                    )));
                 }
             }
         }

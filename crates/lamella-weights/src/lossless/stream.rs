@@ -5,8 +5,8 @@
 //! sorted by their mean symbol into up to [`MAX_CLASSES`] classes of equal size; classes are kept where they pay for
 //! their tables.
 
-use lamella_entropy::models::header::{self, FittedTable, HeaderModel};
 use lamella_entropy::models::Frequencies;
+use lamella_entropy::models::header::{self, FittedTable, HeaderModel};
 use lamella_entropy::range::{RangeDecoder, RangeEncoder};
 use lamella_entropy::rans::{self, Assignment, DecodeTables, EncodeTables, Run};
 use lamella_entropy::varint::{read_varint, write_varint};
@@ -172,7 +172,11 @@ pub(crate) fn encode_tables(tables: &[FittedTable]) -> Result<EncodeTables, Stre
 ///
 /// # Errors
 /// Bytes that make no tables.
-pub(crate) fn read_tables(input: &mut &[u8], count: usize, bits: u32) -> Result<Vec<Frequencies>, StreamError> {
+pub(crate) fn read_tables(
+    input: &mut &[u8],
+    count: usize,
+    bits: u32,
+) -> Result<Vec<Frequencies>, StreamError> {
     let length = read_varint(input)?;
     let mut decoder = RangeDecoder::new(take(input, length)?);
     let mut model = HeaderModel::new();
@@ -331,7 +335,9 @@ impl Decoder {
         match mode {
             RAW if bits == 8 => Ok(Self::Raw),
             CONSTANT if bits == 8 => Ok(Self::Constant(take(input, 1)?[0])),
-            ONE_TABLE if bits <= 12 => Ok(Self::Tables(DecodeTables::new(&read_tables(input, 1, bits)?)?, Classes::One)),
+            ONE_TABLE if bits <= 12 => {
+                Ok(Self::Tables(DecodeTables::new(&read_tables(input, 1, bits)?)?, Classes::One))
+            }
             ROW_CLASSES | COLUMN_CLASSES if bits <= 12 => {
                 let n_tables = usize::from(take(input, 1)?[0]);
                 let n_classes = if mode == ROW_CLASSES { rows } else { columns };
@@ -344,7 +350,8 @@ impl Decoder {
                     return Err(StreamError::Damaged("a class without a table".to_owned()));
                 }
                 let tables = DecodeTables::new(&read_tables(input, n_tables, bits)?)?;
-                let classes = if mode == ROW_CLASSES { Classes::Rows(classes) } else { Classes::Columns(classes) };
+                let classes =
+                    if mode == ROW_CLASSES { Classes::Rows(classes) } else { Classes::Columns(classes) };
                 Ok(Self::Tables(tables, classes))
             }
             _ => Err(StreamError::Damaged(format!("stream coding {head} is not known"))),

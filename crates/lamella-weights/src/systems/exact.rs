@@ -17,7 +17,8 @@
 use std::sync::Arc;
 
 use lamella_codec::{
-    Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal, Registration, TensorSource,
+    Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal, Registration,
+    TensorSource,
 };
 
 use crate::distortion::weighted_energy;
@@ -63,7 +64,10 @@ impl Exact {
     fn base_of(&self, spec: &ArraySpec) -> Result<Array<'_>, CodecError> {
         let failed = |message: String| CodecError::Solver { array: spec.name.clone(), message };
         let base = self.base.as_ref().ok_or_else(|| {
-            failed("it is stored as the difference to a base model; `lamella expand --base DIR` reads it".to_owned())
+            failed(
+                "it is stored as the difference to a base model; `lamella expand --base DIR` reads it"
+                    .to_owned(),
+            )
         })?;
         base.array(&spec.name).map_err(|error| failed(format!("the base does not give it: {error}")))
     }
@@ -84,16 +88,24 @@ impl Codec for Exact {
             message: error.to_string(),
         };
         let payload = match self.recipe.get("base") {
-            Some(_) => encode_delta(array, &self.base_of(&array.spec)?).map_err(failed)?.ok_or_else(|| {
-                CodecError::Refused {
-                    recipe: self.recipe.to_string(),
-                    array: array.spec.name.clone(),
-                    refusal: Refusal { reason: "has another shape or type than the base's array".to_owned() },
-                }
-            })?,
+            Some(_) => {
+                encode_delta(array, &self.base_of(&array.spec)?).map_err(failed)?.ok_or_else(|| {
+                    CodecError::Refused {
+                        recipe: self.recipe.to_string(),
+                        array: array.spec.name.clone(),
+                        refusal: Refusal {
+                            reason: "has another shape or type than the base's array".to_owned(),
+                        },
+                    }
+                })?
+            }
             None => lossless::encode(&array.spec, &array.bytes).map_err(failed)?,
         };
-        let columns = array.spec.shape.last().copied().unwrap_or(1);
+        // Inputs may be several trailing axes taken together.
+        let inputs = knowledge.second_moment.as_ref().map(|moment| moment.dimension());
+        let columns = inputs
+            .filter(|&inputs| inputs > 0 && array.spec.len().is_multiple_of(inputs))
+            .unwrap_or(array.spec.shape.last().copied().unwrap_or(1));
         let energy = match array.to_f32() {
             Ok(values) if values.iter().all(|value| value.is_finite()) => {
                 weighted_energy(&values, columns, knowledge)

@@ -57,12 +57,32 @@ pub fn registration() -> Registration {
         summary: "round on grids per group, errors fed forward through the inputs' second moment",
         arguments: &[
             ("bits", "4", "bits of a code, 2 to 8"),
-            ("group_size", "128", "inputs that share a grid, 1 to 65536; the last group of a row may be shorter"),
-            ("groups", "static", "grids fitted to the original weights (static) or as the sweep reaches them (dynamic)"),
-            ("zero", "float", "how a grid's zero is stored: float (16 bits) or integer (as many bits as a code)"),
-            ("order", "natural", "columns as stored (natural) or by falling mean square of the inputs (activation)"),
+            (
+                "group_size",
+                "128",
+                "inputs that share a grid, 1 to 65536; the last group of a row may be shorter",
+            ),
+            (
+                "groups",
+                "static",
+                "grids fitted to the original weights (static) or as the sweep reaches them (dynamic)",
+            ),
+            (
+                "zero",
+                "float",
+                "how a grid's zero is stored: float (16 bits) or integer (as many bits as a code)",
+            ),
+            (
+                "order",
+                "natural",
+                "columns as stored (natural) or by falling mean square of the inputs (activation)",
+            ),
             ("damping", "0.01", "fraction of the mean diagonal added to the second moment, 0.000001 to 1"),
-            ("sequential", "false", "take each block's statistics behind the already quantised blocks before it"),
+            (
+                "sequential",
+                "false",
+                "take each block's statistics behind the already quantised blocks before it",
+            ),
         ],
         build: |recipe| Ok(Arc::new(Gptq::from_recipe(recipe)?)),
     }
@@ -71,8 +91,7 @@ pub fn registration() -> Registration {
 impl Gptq {
     fn from_recipe(recipe: &Recipe) -> Result<Self, CodecError> {
         let recipe = recipe.clone().name_positional("bits")?;
-        recipe
-            .reject_unknown(&["bits", "group_size", "groups", "zero", "order", "damping", "sequential"])?;
+        recipe.reject_unknown(&["bits", "group_size", "groups", "zero", "order", "damping", "sequential"])?;
         recipe.flag("sequential")?;
         Ok(Self {
             bits: recipe.integer("bits", 2..=8, 4)?,
@@ -169,8 +188,7 @@ impl Codec for Gptq {
     fn decode(&self, spec: &ArraySpec, layers: &[&[u8]]) -> Result<Array<'static>, CodecError> {
         let (rows, columns) = spec.matrix().ok_or_else(|| damaged(spec, 0, "the array has not 2 axes"))?;
         let payload = single_layer(spec, layers)?;
-        let values =
-            self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
+        let values = self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
         clamped_array(spec, values)
     }
 }

@@ -40,8 +40,16 @@ pub fn registration() -> Registration {
         summary: "round to nearest on a uniform grid per group of inputs; needs no text",
         arguments: &[
             ("bits", "4", "bits of a code, 2 to 8"),
-            ("group_size", "128", "inputs that share a grid, 1 to 65536; the last group of a row may be shorter"),
-            ("zero", "float", "how a grid's zero is stored: float (16 bits) or integer (as many bits as a code)"),
+            (
+                "group_size",
+                "128",
+                "inputs that share a grid, 1 to 65536; the last group of a row may be shorter",
+            ),
+            (
+                "zero",
+                "float",
+                "how a grid's zero is stored: float (16 bits) or integer (as many bits as a code)",
+            ),
         ],
         build: |recipe| Ok(Arc::new(Rtn::from_recipe(recipe)?)),
     }
@@ -113,8 +121,7 @@ impl Codec for Rtn {
     fn decode(&self, spec: &ArraySpec, layers: &[&[u8]]) -> Result<Array<'static>, CodecError> {
         let (rows, columns) = spec.matrix().ok_or_else(|| damaged(spec, 0, "the array has not 2 axes"))?;
         let payload = single_layer(spec, layers)?;
-        let values =
-            self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
+        let values = self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
         clamped_array(spec, values)
     }
 }

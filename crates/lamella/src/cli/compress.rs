@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lamella::codec::Progress;
-use lamella::weights::compress::{Budget, CompressReport, Input, Job, Request};
+use lamella::weights::compress::{Budget, CompressReport, Input, Job, Request, TuneReport};
 use lamella::weights::evaluate::{EvaluateOptions, Opened, evaluate};
 
 use super::budget::Quality;
@@ -64,6 +64,9 @@ impl Compress {
             print::data(&plan::describe(&report));
         } else {
             print::data(&plan::summary(&report));
+            if let Some(tuned) = &report.tune {
+                print::data(&described(tuned));
+            }
         }
         Ok(Exit::Done)
     }
@@ -184,6 +187,15 @@ impl Compress {
                 .hint("a bound below the noise floor that `lamella eval` prints cannot be met")
         })
     }
+}
+
+/// What tuning did, in one line.
+fn described(tuned: &TuneReport) -> String {
+    let end = if tuned.is_kept { "" } else { ": not better, so nothing was changed" };
+    format!(
+        "tuned {} norm and bias parameters in {} steps: held-out {} from {:.5} to {:.5}{end}; {:.1} s",
+        tuned.parameters, tuned.steps, tuned.metric, tuned.loss_before, tuned.loss_after, tuned.seconds,
+    )
 }
 
 const SEARCH_ROUNDS: usize = 10;

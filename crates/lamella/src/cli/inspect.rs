@@ -1,6 +1,6 @@
 //! `lamella inspect`: what a file says about itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lamella::file::File;
@@ -9,11 +9,13 @@ use super::{CliError, Common, Exit, print};
 
 /// Show what is in a `.lam` file: arrays, recipes, layers, sizes
 ///
-/// Reads the manifest only.
+/// Reads the manifest only; behind an address, too, by HTTP ranges (in a build with the feature `remote`).
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lamella inspect story.lam\n  lamella inspect story.lam --json")]
+#[command(
+    after_help = "Examples:\n  lamella inspect story.lam\n  lamella inspect story.lam --json\n  lamella inspect https://example.org/story.lam"
+)]
 pub(crate) struct Inspect {
-    /// The file
+    /// The file, or its address
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
@@ -23,7 +25,7 @@ pub(crate) struct Inspect {
 impl Inspect {
     pub(crate) fn main(self) -> Result<Exit, CliError> {
         self.common.start()?;
-        let inspection = File::open(&self.file)?.inspect();
+        let inspection = open(&self.file)?.inspect();
         if self.common.json {
             print::json(&inspection);
             return Ok(Exit::Done);
@@ -59,4 +61,26 @@ impl Inspect {
         ));
         Ok(Exit::Done)
     }
+}
+
+/// The address in a path that is one.
+fn address(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://"))
+}
+
+#[cfg(feature = "remote")]
+fn open(path: &Path) -> Result<File, CliError> {
+    Ok(match address(path) {
+        Some(url) => File::open_url(url)?,
+        None => File::open(path)?,
+    })
+}
+
+#[cfg(not(feature = "remote"))]
+fn open(path: &Path) -> Result<File, CliError> {
+    if address(path).is_some() {
+        return Err(CliError::usage("this build reads no addresses")
+            .hint("build with `--features remote`, or download the file first"));
+    }
+    Ok(File::open(path)?)
 }

@@ -10,6 +10,7 @@ mod diff;
 mod error;
 mod eval;
 mod expand;
+mod export;
 mod inspect;
 mod model_options;
 mod plan;
@@ -48,6 +49,7 @@ enum Verb {
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
     Expand(expand::Expand),
+    Export(export::Export),
     Diff(diff::Diff),
     Systems(systems::Systems),
     Reproduce(reproduce::Reproduce),
@@ -110,6 +112,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Inspect(verb) => verb.main(),
         Verb::Verify(verb) => verb.main(),
         Verb::Expand(verb) => verb.main(),
+        Verb::Export(verb) => verb.main(),
         Verb::Diff(verb) => verb.main(),
         Verb::Systems(verb) => verb.main(),
         Verb::Reproduce(verb) => verb.main(),

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use lamella::codec::{Array, ArraySpec, Dtype};
 
-use crate::support::{arrays, at, done, index_path, judged, lamella, model_of, number, refused, scratch, text, write};
+use crate::support::{
+    arrays, at, done, index_path, judged, lamella, model_of, number, refused, scratch, text, write,
+};
 
 fn recipe_of<'a>(report: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
     let arrays = report["arrays"].as_array().unwrap();
@@ -18,7 +20,20 @@ fn sixteen_bit_models_come_back_in_their_own_type() {
         let directory = model_of(&[("model.safetensors", &arrays)]);
         let output = at(&directory, "small.lam");
         let bytes = std::fs::metadata(directory.path().join("model.safetensors")).unwrap().len() as f64;
-        let report = done(&["compress", text(&directory), "--allocate", "uniform", "--size", "30%", "-o", &output, "--json"]).json();
+        let report = done(&[
+            "compress",
+            text(&directory),
+            "--allocate",
+            "uniform",
+            "--recipe",
+            "house(trellis=3)",
+            "--size",
+            "30%",
+            "-o",
+            &output,
+            "--json",
+        ])
+        .json();
         assert!(number(&report, "bytes") <= 0.3 * bytes && number(&report, "bytes") >= 0.297 * bytes);
         let kl = number(&judged(&output, text(&directory)), "kl");
         println!("{}: kl {kl} at 30 % of the weight file", dtype.name());
@@ -29,7 +44,10 @@ fn sixteen_bit_models_come_back_in_their_own_type() {
         let back = lamella::codec::TensorSource::arrays(&back).to_vec();
         assert_eq!(back.len(), arrays.len());
         assert!(back.iter().all(|spec| spec.dtype == dtype), "{back:?}");
-        assert_eq!(std::fs::metadata(Path::new(&expanded).join("model.safetensors")).unwrap().len() as f64, bytes);
+        assert_eq!(
+            std::fs::metadata(Path::new(&expanded).join("model.safetensors")).unwrap().len() as f64,
+            bytes
+        );
     }
 }
 
@@ -40,7 +58,18 @@ fn shards_are_read_by_their_index_and_come_back_as_shards() {
     let shards = [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)];
     let directory = model_of(&shards);
     let output = at(&directory, "sharded.lam");
-    done(&["compress", text(&directory), "--allocate", "uniform", "--size", "20%", "-o", &output]);
+    done(&[
+        "compress",
+        text(&directory),
+        "--allocate",
+        "uniform",
+        "--recipe",
+        "house(trellis=3)",
+        "--size",
+        "20%",
+        "-o",
+        &output,
+    ]);
     let expanded = at(&directory, "expanded");
     done(&["expand", &output, "-o", &expanded]);
     for (name, arrays) in shards {
@@ -62,13 +91,29 @@ fn twins_are_stored_once_and_counted_once() {
     all.push(Array::new(head, embedding.bytes.to_vec()).unwrap());
     let directory = model_of(&[("model.safetensors", &all)]);
     let config = directory.path().join("config.json");
-    let untied = std::fs::read_to_string(&config).unwrap().replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    let untied = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
     std::fs::write(&config, untied).unwrap();
     let output = at(&directory, "twins.lam");
-    let report = done(&["compress", text(&directory), "--allocate", "uniform", "--size", "150KB", "-o", &output, "--json"]).json();
+    let report = done(&[
+        "compress",
+        text(&directory),
+        "--allocate",
+        "uniform",
+        "--recipe",
+        "house(trellis=3)",
+        "--size",
+        "150KB",
+        "-o",
+        &output,
+        "--json",
+    ])
+    .json();
     assert_eq!(number(&report, "weights"), 260_032.0);
     let twins = ["lm_head.weight", "model.embed_tokens.weight"].map(|name| recipe_of(&report, name));
-    let stored_once = twins.iter().filter(|row| row["reason"].as_str().unwrap().starts_with("the same numbers as"));
+    let stored_once =
+        twins.iter().filter(|row| row["reason"].as_str().unwrap().starts_with("the same numbers as"));
     assert_eq!(stored_once.count(), 1, "{twins:?}");
     let kl = number(&judged(&output, text(&directory)), "kl");
     assert!(kl < 0.05, "{kl}");
@@ -114,7 +159,8 @@ fn an_unknown_file_compresses_with_a_warning_and_nothing_is_skipped() {
     let file = directory.path().join("odd.safetensors");
     write(&file, &all);
     let (file, output) = (file.to_str().unwrap(), at(&directory, "odd.lam"));
-    let ran = done(&["compress", file, "--size", "25KB", "-o", &output, "--json"]);
+    let ran =
+        done(&["compress", file, "--size", "25KB", "--recipe", "house(trellis=3)", "-o", &output, "--json"]);
     assert!(ran.err.contains("warning: the model's architecture is not known"), "{ran:?}");
     let report = ran.json();
     let bytes = number(&report, "bytes");
@@ -125,13 +171,15 @@ fn an_unknown_file_compresses_with_a_warning_and_nothing_is_skipped() {
     for array in &all {
         let row = recipe_of(&report, &array.spec.name);
         if matrices.contains(&array.spec.name.as_str()) {
-            assert_eq!(row["recipe"], "house", "{row}");
+            assert_eq!(row["recipe"], "house(trellis=3)", "{row}");
         } else {
             assert_eq!(row["recipe"], "exact", "{row}");
             assert_ne!(row["reason"], "", "{row}");
         }
     }
-    for (name, reason) in [("broken", "not finite"), ("bias", "1 axis"), ("tokens", "not floating"), ("nothing", "empty")] {
+    for (name, reason) in
+        [("broken", "not finite"), ("bias", "1 axis"), ("tokens", "not floating"), ("nothing", "empty")]
+    {
         let row = recipe_of(&report, name);
         assert!(row["reason"].as_str().unwrap().contains(reason), "{row}");
     }

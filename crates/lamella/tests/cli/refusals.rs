@@ -23,16 +23,32 @@ fn too_small_a_size_is_refused_before_calibration_and_the_size_it_names_is_reach
     // The calibration text does not exist: an error about it would mean that calibration came first.
     let missing = at(&directory, "missing.txt");
     let arguments = ["compress", model(), "--size", "9KB", "--calibrate", &missing, "-o", &output];
-    let ran = refused(&arguments, &["9000 bytes cannot be met: the smallest file of these recipes is ", "hint: "]);
+    let ran =
+        refused(&arguments, &["9000 bytes cannot be met: the smallest file of these recipes is ", "hint: "]);
     let smallest = ran.err.split("these recipes is ").nth(1).unwrap().split(' ').next().unwrap();
     let smallest: f64 = smallest.parse().unwrap();
     println!("the smallest file named: {smallest} bytes");
     // The figure comes from a sample of rows.
     let above = format!("{}", (smallest * 1.05) as u64);
-    done(&["compress", model(), "--allocate", "uniform", "--size", &above, "-o", &output]);
-    let ran = refused(&["compress", model(), "--bits", "0.01", "-o", &output, "--overwrite"], &["bits per weight cannot be met"]);
+    done(&[
+        "compress",
+        model(),
+        "--allocate",
+        "uniform",
+        "--recipe",
+        "house(trellis=3)",
+        "--size",
+        &above,
+        "-o",
+        &output,
+    ]);
+    let ran = refused(
+        &["compress", model(), "--bits", "0.01", "-o", &output, "--overwrite"],
+        &["bits per weight cannot be met"],
+    );
     assert!(!ran.err.contains("calibrat"), "{ran:?}");
-    let fixed = ["compress", model(), "--size", "100KB", "--recipe", "rtn(bits=8)", "-o", &output, "--overwrite"];
+    let fixed =
+        ["compress", model(), "--size", "100KB", "--recipe", "rtn(bits=8)", "-o", &output, "--overwrite"];
     refused(&fixed, &["no array's recipe has a free rate", "hint: "]);
 }
 
@@ -46,7 +62,10 @@ fn an_output_that_exists_is_kept_unless_told() {
     assert_eq!(std::fs::read(&output).unwrap(), b"mine");
     done(&[&arguments[..], &["--overwrite"]].concat());
     assert!(std::fs::metadata(&output).unwrap().len() > 100_000);
-    refused(&["compress", model(), "--size", "20%", "-o", directory.path().to_str().unwrap()], &["is a directory"]);
+    refused(
+        &["compress", model(), "--size", "20%", "-o", directory.path().to_str().unwrap()],
+        &["is a directory"],
+    );
     refused(&["expand", story(), "-o", directory.path().to_str().unwrap()], &["is not empty"]);
 }
 
@@ -78,7 +97,9 @@ fn wrong_usage_is_exit_code_two() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    for arguments in [&["systems"][..], &["systems", "--json"], &["inspect", story()], &["run", story(), "Once"]] {
+    for arguments in
+        [&["systems"][..], &["systems", "--json"], &["inspect", story()], &["run", story(), "Once"]]
+    {
         let mut child = command(arguments).spawn().unwrap();
         drop(child.stdout.take());
         assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}");

@@ -54,7 +54,9 @@ pub(crate) fn refused(arguments: &[&str], texts: &[&str]) -> Ran {
     let ran = lamella(arguments);
     assert_eq!(ran.code, Some(2), "{arguments:?}: {ran:?}");
     assert!(ran.out.is_empty(), "{arguments:?}: {ran:?}");
-    texts.iter().for_each(|text| assert!(ran.err.contains(text), "{arguments:?} does not say `{text}`: {}", ran.err));
+    texts
+        .iter()
+        .for_each(|text| assert!(ran.err.contains(text), "{arguments:?} does not say `{text}`: {}", ran.err));
     ran
 }
 
@@ -118,7 +120,13 @@ pub(crate) fn write(path: &Path, arrays: &[Array<'_>]) {
 /// A directory with the project's model's side files and these shards.
 pub(crate) fn model_of(shards: &[(&str, &[Array<'_>])]) -> TempDir {
     let directory = scratch();
-    for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "calibration.txt"] {
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "calibration.txt",
+    ] {
         std::fs::copy(Path::new(model()).join(name), directory.path().join(name)).unwrap();
     }
     let mut weight_map = serde_json::Map::new();

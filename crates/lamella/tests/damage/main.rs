@@ -63,9 +63,27 @@ fn good() -> Vec<u8> {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().join("good.lam");
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/stories260k");
-    let rules = ["--rule", "*q_proj*=rtn(bits=4, group_size=32)", "--rule", "*k_proj*=gptq(bits=3, order=activation)"];
+    let rules = [
+        "--rule",
+        "*q_proj*=rtn(bits=4, group_size=32)",
+        "--rule",
+        "*k_proj*=gptq(bits=3, order=activation)",
+    ];
     let ran = Command::new(env!("CARGO_BIN_EXE_lamella"))
-        .args(["compress", model, "--size", "15%", "--tokens", "4096", "--allocate", "uniform", "--quiet", "-o"])
+        .args([
+            "compress",
+            model,
+            "--size",
+            "15%",
+            "--tokens",
+            "4096",
+            "--allocate",
+            "uniform",
+            "--recipe",
+            "house(trellis=3)",
+            "--quiet",
+            "-o",
+        ])
         .arg(&path)
         .args(rules)
         .output()
@@ -83,7 +101,7 @@ fn names_something(error: &str) -> bool {
 fn three_hundred_cuts_and_flips_end_in_an_error_or_a_model() {
     let catalogue = lamella::catalogue();
     let bytes = good();
-    let smallest = File::from_bytes(&bytes).unwrap().inspect().smallest_complete_bytes as usize;
+    let smallest = File::from_bytes(&bytes[..]).unwrap().inspect().smallest_complete_bytes as usize;
     let (whole, peak) = counting::peak(|| read(&bytes, &catalogue));
     let arrays = whole.unwrap();
     assert_eq!(arrays, 47);
@@ -117,7 +135,10 @@ fn three_hundred_cuts_and_flips_end_in_an_error_or_a_model() {
             Err(error) => {
                 errors += 1;
                 assert!(names_something(&error), "{what}: `{error}` names nothing");
-                assert!(!is_cut || damaged.len() < smallest, "{what}: {error}, though {smallest} bytes are enough");
+                assert!(
+                    !is_cut || damaged.len() < smallest,
+                    "{what}: {error}, though {smallest} bytes are enough"
+                );
             }
         }
     }
@@ -129,12 +150,15 @@ fn three_hundred_cuts_and_flips_end_in_an_error_or_a_model() {
 fn damage_below_the_checksums_ends_in_an_error_or_numbers() {
     let catalogue = lamella::catalogue();
     let bytes = good();
-    let file = File::from_bytes(&bytes).unwrap();
+    let file = File::from_bytes(&bytes[..]).unwrap();
     let manifest = file.manifest().clone();
     let layout = file.layout();
     let side = bytes[layout.side.start as usize..layout.side.end as usize].to_vec();
-    let payloads: Vec<Vec<u8>> =
-        layout.extents.iter().map(|extent| bytes[extent.start as usize..extent.end as usize].to_vec()).collect();
+    let payloads: Vec<Vec<u8>> = layout
+        .extents
+        .iter()
+        .map(|extent| bytes[extent.start as usize..extent.end as usize].to_vec())
+        .collect();
     let (_, whole_peak) = counting::peak(|| read(&bytes, &catalogue));
     let mut random = Random(7);
     let (mut errors, mut models) = (0, 0);
@@ -143,12 +167,19 @@ fn damage_below_the_checksums_ends_in_an_error_or_numbers() {
         let mut manifest = manifest.clone();
         let chosen = random.below(payloads.len());
         let payload = &mut payloads[chosen];
-        let at = if random.below(2) == 0 { random.below(payload.len()) } else { random.below(payload.len().min(8)) };
+        let at = if random.below(2) == 0 {
+            random.below(payload.len())
+        } else {
+            random.below(payload.len().min(8))
+        };
         payload[at] ^= 1 << random.below(8);
         manifest.layers[chosen].crc32 = crc32(payload);
         let rewritten = lamella::file::to_bytes(&manifest, &side, &payloads).unwrap();
         let (result, peak) = counting::peak(|| read(&rewritten, &catalogue));
-        assert!(peak <= 2 * whole_peak + (1 << 20), "byte {at} of layer {chosen}: {peak} against {whole_peak}");
+        assert!(
+            peak <= 2 * whole_peak + (1 << 20),
+            "byte {at} of layer {chosen}: {peak} against {whole_peak}"
+        );
         match result {
             Ok(_) => models += 1,
             Err(error) => {

@@ -11,9 +11,8 @@ pub(crate) fn decode(recipe: &str, dtype: usize, shape: &[u64], layers: &[&[u8]]
     if name == "exact" {
         return exact::decode(recipe, dtype, shape, payload);
     }
-    let [rows, columns] = shape[..] else { return refuse("damaged", "not two axes") };
-    check(dtype < 6, "damaged", "not floats")?;
-    let (rows, columns) = (rows as usize, columns as usize);
+    check(shape.len() > 1 && dtype < 6, "damaged", "no matrix of floats")?;
+    let (rows, columns) = (shape[0] as usize, shape[1..].iter().product::<u64>() as usize);
     let (values, limit) = match name {
         "rtn" | "gptq" => (grouped(recipe, rows, columns, payload)?, largest(dtype)),
         "house" => (house(rows, columns, payload)?, largest(dtype)),

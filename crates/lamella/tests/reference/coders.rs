@@ -37,7 +37,11 @@ impl<'a> RangeDecoder<'a> {
     pub(crate) fn bit(&mut self, p: u32) -> bool {
         let bound = ((u64::from(self.range) * u64::from(p)) >> 16) as u32;
         let bit = self.code < bound;
-        if bit { self.take(0, bound) } else { self.take(bound, self.range - bound) }
+        if bit {
+            self.take(0, bound)
+        } else {
+            self.take(bound, self.range - bound)
+        }
         bit
     }
 

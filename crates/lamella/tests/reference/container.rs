@@ -6,7 +6,7 @@ use crate::{codecs, texts};
 
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
-const VERSION: u64 = 0;
+const VERSION: u64 = 1;
 const DTYPE_BYTES: [u64; 15] = [8, 4, 2, 2, 1, 1, 8, 4, 2, 1, 8, 4, 2, 1, 1];
 
 pub(crate) fn refuse<T>(kind: &str, message: impl std::fmt::Display) -> Result<T> {
@@ -203,13 +203,18 @@ pub(crate) fn read(bytes: &[u8]) -> Result<File<'_>> {
     Ok(File { recipes, arrays, side_files, targets, payloads })
 }
 
-fn read_arrays(reader: &mut Reader<'_>, n_recipes: u64, n_shards: u64) -> Result<(Vec<Array>, Vec<Vec<usize>>)> {
+fn read_arrays(
+    reader: &mut Reader<'_>,
+    n_recipes: u64,
+    n_shards: u64,
+) -> Result<(Vec<Array>, Vec<Vec<usize>>)> {
     let n_arrays = reader.most(1 << 20)?;
     check(5 * n_arrays <= reader.0.len() as u64, "truncated", "five columns")?;
     let bound = 16 * reader.0.len() as u64 + 65_536;
     let mut templates = Vec::new();
     for _ in 0..reader.varint()? {
-        let length = reader.0.iter().position(|&byte| byte == 0xfe).ok_or("invalid: a template without end")?;
+        let length =
+            reader.0.iter().position(|&byte| byte == 0xfe).ok_or("invalid: a template without end")?;
         templates.push(reader.take(length as u64)?);
         reader.take(1)?;
     }
@@ -287,7 +292,8 @@ impl File<'_> {
         let size = |member: usize| self.arrays[member].shape.iter().product::<u64>();
         let members = &self.targets[target];
         let is_bundle = self.arrays[original].storage > 0;
-        let shape = if is_bundle { vec![members.iter().map(|&m| size(m)).sum()] } else { array.shape.clone() };
+        let shape =
+            if is_bundle { vec![members.iter().map(|&m| size(m)).sum()] } else { array.shape.clone() };
         let recipe = &self.recipes[self.arrays[original].recipe];
         let whole = codecs::decode(recipe, array.dtype, &shape, &self.payloads[target])?;
         let before: u64 = members.iter().take_while(|&&member| member != original).map(|&m| size(m)).sum();

@@ -1,7 +1,7 @@
 //! Sections 4.8 and 4.9 of docs/format.md: rANS with its tables, and `exact`.
 
-use crate::coders::{AdaptiveBit, AdaptiveGolomb, NEW_BIT, NEW_GOLOMB, RangeDecoder};
 use crate::codecs::packed;
+use crate::coders::{AdaptiveBit, AdaptiveGolomb, NEW_BIT, NEW_GOLOMB, RangeDecoder};
 use crate::container::{Reader, Result, check, refuse};
 
 const BAD: &str = "damaged";
@@ -36,9 +36,8 @@ pub(crate) fn decode(recipe: &str, dtype: usize, shape: &[u64], payload: &[u8]) 
 
     // Index.
     let n_coded = streams.iter().filter(|stream| matches!(stream, Stream::Coded(..))).count();
-    let lengths: Vec<Vec<u64>> = (0..n_blocks)
-        .map(|_| (0..=n_coded).map(|_| reader.any_varint()).collect())
-        .collect::<Result<_>>()?;
+    let lengths: Vec<Vec<u64>> =
+        (0..n_blocks).map(|_| (0..=n_coded).map(|_| reader.any_varint()).collect()).collect::<Result<_>>()?;
 
     // Blocks.
     let mut out = Vec::new();
@@ -68,7 +67,8 @@ pub(crate) fn decode(recipe: &str, dtype: usize, shape: &[u64], payload: &[u8]) 
         let mut escapes = Reader(escapes);
         for place in 0..count {
             let of_low = planes[usize::from(is_float)..].iter().enumerate();
-            let low_bits = of_low.fold(0u64, |sum, (index, plane)| sum | u64::from(plane[place]) << (8 * index));
+            let low_bits =
+                of_low.fold(0u64, |sum, (index, plane)| sum | u64::from(plane[place]) << (8 * index));
             let mut word = low_bits;
             if is_float {
                 let (mantissa, word_bits) = (rest_bits - 1, 8 * width as u32);
@@ -80,7 +80,9 @@ pub(crate) fn decode(recipe: &str, dtype: usize, shape: &[u64], payload: &[u8]) 
                 };
                 let is_escape = planes[0][place] == 0;
                 let kept = u64::MAX >> (64 - word_bits + u32::from(is_escape));
-                word = (rest >> mantissa) << (word_bits - 1) | value << mantissa & kept | rest & ((1 << mantissa) - 1);
+                word = (rest >> mantissa) << (word_bits - 1)
+                    | value << mantissa & kept
+                    | rest & ((1 << mantissa) - 1);
             }
             out.extend_from_slice(&word.to_le_bytes()[..width]);
         }

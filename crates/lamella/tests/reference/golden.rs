@@ -16,7 +16,8 @@ fn weights(seed: u64, rows: usize, columns: usize) -> Vec<f32> {
         (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
     };
     let mut value = |index: usize| {
-        let spread = 0.02 + 0.2 * (index % columns) as f32 / columns as f32 + 0.01 * (index / columns % 5) as f32;
+        let spread =
+            0.02 + 0.2 * (index % columns) as f32 / columns as f32 + 0.01 * (index / columns % 5) as f32;
         spread * (uniform() + uniform() + uniform() + uniform())
     };
     (0..rows * columns).map(&mut value).collect()
@@ -61,7 +62,7 @@ impl Builder {
 
     fn array(mut self, recipe: &str, name: &str, shape: &[usize], dtype: Dtype) -> Self {
         self.entry(recipe, name, shape, dtype, Storage::Own);
-        let columns = shape.last().copied().unwrap_or(1);
+        let columns = shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>());
         let values = weights(name.len() as u64, shape.iter().product::<usize>() / columns.max(1), columns);
         let array = Array::from_f32(spec(name, shape, dtype), &values).unwrap();
         self.coded.push((recipe.to_owned(), array, knowledge(columns), Rate::Recipe));
@@ -116,6 +117,7 @@ pub(crate) fn files() -> Vec<(&'static str, Vec<u8>)> {
                 .array("rtn(bits=8)", "f8_e4m3", &[5, 40], Dtype::F8E4M3)
                 .array("rtn(bits=8)", "f8_e5m2.", &[5, 40], Dtype::F8E5M2)
                 .array("rtn(bits=6)", "f64", &[3, 40], Dtype::F64)
+                .array("rtn(bits=4, group_size=4)", "kernels", &[6, 2, 3, 3], Dtype::F32)
                 .plain(),
         ),
         (
@@ -163,7 +165,8 @@ pub(crate) fn files() -> Vec<(&'static str, Vec<u8>)> {
 fn bytes() -> Vec<u8> {
     let mut builder = Builder::new();
     let noise = weights(99, 1, 4096);
-    for (name, dtype) in [("i8", Dtype::I8), ("i32", Dtype::I32), ("u8", Dtype::U8), ("e4m3", Dtype::F8E4M3)] {
+    for (name, dtype) in [("i8", Dtype::I8), ("i32", Dtype::I32), ("u8", Dtype::U8), ("e4m3", Dtype::F8E4M3)]
+    {
         builder.entry("exact", name, &[12, 40], dtype, Storage::Own);
         let bytes: Vec<u8> =
             (0..480 * dtype.size_bytes()).map(|index| (noise[index] * 60.0).abs() as u8).collect();
@@ -178,20 +181,29 @@ fn bytes() -> Vec<u8> {
 
 /// A model with everything: several recipes, a bundle, a tied array, a mapped layer, side files.
 fn whole() -> Vec<u8> {
-    let mut builder = Builder::new().array("house(bits=3)", "model.embed_tokens.weight", &[48, 16], Dtype::F32);
+    let mut builder =
+        Builder::new().array("house(bits=3)", "model.embed_tokens.weight", &[48, 16], Dtype::F32);
     builder.manifest.metadata.push(("seed".to_owned(), "0".to_owned()));
     builder.entry("exact", "model.layers.0.input_layernorm.weight", &[16], Dtype::F32, Storage::Bundle(0));
     let norms = spec("model.layers.0.input_layernorm.weight", &[48], Dtype::F32);
     let norms = Array::from_f32(norms, &weights(3, 3, 16)).unwrap();
     builder.coded.push(("exact".to_owned(), norms, Knowledge::default(), Rate::Recipe));
-    let mut builder = builder.array("rtn(bits=4, group_size=16)", "model.layers.0.up.weight", &[32, 16], Dtype::F32);
+    let mut builder =
+        builder.array("rtn(bits=4, group_size=16)", "model.layers.0.up.weight", &[32, 16], Dtype::F32);
     builder.entry("exact", "model.layers.1.input_layernorm.weight", &[16], Dtype::F32, Storage::Bundle(0));
-    let mut builder = builder.array("gptq(bits=4, group_size=16)", "model.layers.1.up.weight", &[32, 16], Dtype::F32);
+    let mut builder =
+        builder.array("gptq(bits=4, group_size=16)", "model.layers.1.up.weight", &[32, 16], Dtype::F32);
     builder.entry("exact", "model.norm.weight", &[16], Dtype::F32, Storage::Bundle(0));
     builder.entry("house(bits=3)", "lm_head.weight", &[48, 16], Dtype::F32, Storage::AliasOf(0));
     let side = SideFiles::pack(&[
-        ("config.json".to_owned(), br#"{"model_type": "llama", "hidden_size": 16, "tie_word_embeddings": true}"#.to_vec()),
-        ("tokenizer/merges.txt".to_owned(), (0..60).flat_map(|i| format!("t{i} {}\n", 7 * i).into_bytes()).collect()),
+        (
+            "config.json".to_owned(),
+            br#"{"model_type": "llama", "hidden_size": 16, "tie_word_embeddings": true}"#.to_vec(),
+        ),
+        (
+            "tokenizer/merges.txt".to_owned(),
+            (0..60).flat_map(|i| format!("t{i} {}\n", 7 * i).into_bytes()).collect(),
+        ),
     ])
     .unwrap();
     builder.finish(&side, 2)

@@ -31,7 +31,8 @@ fn directory(name: &str) -> PathBuf {
 /// Name and bytes of every `.lam` file in a directory, by name.
 fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "lam")).collect();
+    let mut paths: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "lam")).collect();
     paths.sort();
     let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
     paths.into_iter().map(|path| (name(&path), std::fs::read(&path).unwrap())).collect()
@@ -130,7 +131,8 @@ fn the_reference_decodes_the_same_bits() {
     bless();
     for (name, bytes) in files(&directory("golden")) {
         assert!(bytes.len() < 12_000, "{name} has {} bytes", bytes.len());
-        let (ours, plain) = (library(&bytes).unwrap(), reference(&bytes).unwrap_or_else(|e| panic!("{name}: {e}")));
+        let (ours, plain) =
+            (library(&bytes).unwrap(), reference(&bytes).unwrap_or_else(|e| panic!("{name}: {e}")));
         assert_eq!(ours.len(), plain.len(), "{name}");
         for (ours, plain) in ours.iter().zip(&plain) {
             assert_eq!(ours.0, plain.0, "{name}");
@@ -153,7 +155,10 @@ fn the_reference_reads_the_containers_golden_files() {
         for (array, plain) in file.arrays().iter().zip(&plain.arrays) {
             assert_eq!(array.spec.name, plain.name, "{name}");
             assert_eq!(usize::from(array.spec.dtype.code()), plain.dtype, "{name}");
-            assert!(array.spec.shape.iter().map(|&extent| extent as u64).eq(plain.shape.iter().copied()), "{name}");
+            assert!(
+                array.spec.shape.iter().map(|&extent| extent as u64).eq(plain.shape.iter().copied()),
+                "{name}"
+            );
         }
         assert_eq!(file.arrays().len(), plain.arrays.len());
     }

@@ -28,9 +28,13 @@ pub(crate) fn decode(coding: u64, stored: &[u8], length: u64) -> Result<Vec<u8>>
     let mut code = (0..4).fold(0, |code, _| code << 8 | next());
     while model.text.len() < PRIMING.len() + length as usize {
         model.code(|p| {
-            let middle = low + (u64::from(high - low) * p as u64 >> 16) as u32;
+            let middle = low + ((u64::from(high - low) * p as u64) >> 16) as u32;
             let bit = code <= middle;
-            if bit { high = middle } else { low = middle + 1 }
+            if bit {
+                high = middle
+            } else {
+                low = middle + 1
+            }
             while (low ^ high) >> 24 == 0 {
                 (low, high, code) = (low << 8, high << 8 | 255, code << 8 | next());
             }
@@ -50,7 +54,7 @@ impl Counter {
     fn learn(&mut self, bit: bool) {
         let rate = (131_072 / (2 * self.uses.min(31) + 3)).max(2048);
         let goal = if bit { 65_535 } else { 0 };
-        self.p = (self.p + ((goal - self.p) * rate >> 16)).clamp(32, 65_503);
+        self.p = (self.p + (((goal - self.p) * rate) >> 16)).clamp(32, 65_503);
         self.uses = (self.uses + 1).min(255);
     }
 }
@@ -100,7 +104,7 @@ impl Model {
         for x in 0..2048 {
             squash[2047 + x] = ((1i128 << 78) / ((1 << 62) + w)).min(65_520) as i64;
             squash[2047 - x] = 65_536 - squash[2047 + x];
-            w = w * step >> 62;
+            w = (w * step) >> 62;
         }
         let least = |p: i64| squash.partition_point(|&s| s < 16 * p + 8).min(4094) as i64 - 2047;
         let stretch = (0..4096).map(least).collect();
@@ -172,7 +176,7 @@ impl Model {
         for (row, x) in rows.into_iter().zip(sums) {
             let error = if bit { 65_535 } else { 0 } - self.squash(x);
             for (weight, input) in self.weights[row].iter_mut().zip(inputs) {
-                *weight = (*weight + (input * error * 14 + 131_072 >> 18)).clamp(-4_194_304, 4_194_304);
+                *weight = (*weight + ((input * error * 14 + 131_072) >> 18)).clamp(-4_194_304, 4_194_304);
             }
         }
         for c in 0..8 {
@@ -204,7 +208,9 @@ impl Model {
             (self.above, self.line) = (self.line, n);
         }
         // Match model.
-        let found = if n < 4 { None } else {
+        let found = if n < 4 {
+            None
+        } else {
             let entry = hash(self.last(4), 99) as usize & (self.positions.len() - 1);
             self.positions[entry].replace(n)
         };

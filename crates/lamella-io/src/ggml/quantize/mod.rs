@@ -78,7 +78,14 @@ impl GgmlType {
             IQ4_XS => (32, Levels::Table, (-32, 31), 0),
             _ => return None,
         };
-        Some(BlockForm { kind: self, block: self.block_elements(), group, levels, scale_codes, most_minimum_code })
+        Some(BlockForm {
+            kind: self,
+            block: self.block_elements(),
+            group,
+            levels,
+            scale_codes,
+            most_minimum_code,
+        })
     }
 }
 
@@ -98,12 +105,16 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// A block that decodes to zeros.
-    pub fn zeros(form: BlockForm) -> Self {
-        let code = match form.levels {
+    /// The code whose level is nearest to zero.
+    pub fn zero_code(form: &BlockForm) -> u8 {
+        match form.levels {
             Levels::Uniform { offset, .. } => offset as u8,
             Levels::Table => 8,
-        };
+        }
+    }
+    /// A block that decodes to zeros.
+    pub fn zeros(form: BlockForm) -> Self {
+        let code = Self::zero_code(&form);
         let first = i32::from(form.scale_codes == (1, 1));
         let first_minimum = i32::from(form.most_minimum_code == 1);
         Self {

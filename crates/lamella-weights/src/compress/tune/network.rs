@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use lamella_codec::TensorSource;
-use lamella_lm::{FeedForwardConfig, LinearSite, Mixer, Naming, NormOrder, Positions, Role, TransformerConfig};
+use lamella_lm::{
+    FeedForwardConfig, LinearSite, Mixer, Naming, NormOrder, Positions, Role, TransformerConfig,
+};
 use lamella_nn::{
     Activation, Block, FeedForward, Linear, Network, Norm, NormKind, Parts, Pooling, Rotation, Tables,
 };

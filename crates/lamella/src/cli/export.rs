@@ -1,0 +1,277 @@
+//! `lamella export`: a model in another tool's format.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use lamella::codec::{Array, ArraySpec, Progress, TensorSource};
+use lamella::file::File;
+use lamella::io::{GgmlType, SafetensorsWriter};
+use lamella::lm::Model;
+use lamella::lm::statistics::{
+    CalibrationOptions, Provenance, SequenceOptions, Statistics, TextUse, calibrate, sequences, text_hash,
+};
+use lamella::weights::evaluate::{Opened, is_coded};
+use lamella::weights::gguf::{Export as Request, TypeRule, export};
+use lamella::weights::open::CodedModel;
+use serde::Serialize;
+
+use super::{CliError, Common, Exit, print};
+
+/// Write a model in another tool's format: one GGUF file, or a directory with safetensors
+///
+/// GGUF files hold metadata and tokenizer and are loaded by llama.cpp and what is built on it. `--type` quantises
+/// into one of its block types; `--calibrate` lets a text decide where the error goes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lamella export assets/stories260k --to gguf -o story.gguf --type f16\n  lamella export MODEL --to gguf -o q4.gguf --type q4_k --rule '*embed*=q6_k' --calibrate text.txt\n  lamella export model.gguf --to safetensors -o model/"
+)]
+pub(crate) struct Export {
+    /// `.lam` file, model directory, weight file, or `org/name`
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Format to write
+    #[arg(long, value_enum)]
+    to: Format,
+    /// The file (GGUF) or directory (safetensors) to write
+    #[arg(long, short, value_name = "PATH")]
+    output: PathBuf,
+    /// GGUF: type of every matrix [default: as the source has them]
+    ///
+    /// f32, f16, bf16, q8_0, q6_k, q5_k, q5_0, q5_1, q4_k, q4_0, q4_1, iq4_nl, iq4_xs, q3_k or q2_k
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// GGUF: another type for matching tensors; repeatable, the last match wins
+    #[arg(long, value_name = "GLOB=TYPE")]
+    rule: Vec<String>,
+    /// GGUF: text whose statistics decide scales and codes
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// Calibration tokens at most
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    tokens: usize,
+    /// Calibration window in tokens [default: 2048 or the model's context]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Replace an existing file
+    #[arg(long)]
+    overwrite: bool,
+    /// Print what would be written and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// One file for llama.cpp
+    Gguf,
+    /// A directory of the Hugging Face kind
+    Safetensors,
+}
+
+fn kind(name: &str) -> Result<GgmlType, CliError> {
+    GgmlType::from_name(name).ok_or_else(|| {
+        CliError::usage(format!("`{name}` is no type of GGUF"))
+            .hint("`lamella export --help` lists the types that are written")
+    })
+}
+
+impl Export {
+    pub(crate) fn main(self) -> Result<Exit, CliError> {
+        let bar = self.common.start()?;
+        match self.to {
+            Format::Gguf => self.gguf(&bar)?,
+            Format::Safetensors => {
+                if self.kind.is_some() || !self.rule.is_empty() || self.calibrate.is_some() {
+                    return Err(CliError::usage(
+                        "`--type`, `--rule` and `--calibrate` belong to `--to gguf`",
+                    ));
+                }
+                self.safetensors(&bar)?;
+            }
+        }
+        bar.finish();
+        Ok(Exit::Done)
+    }
+
+    fn gguf(&self, progress: &dyn Progress) -> Result<(), CliError> {
+        let mut rules = Vec::new();
+        for rule in &self.rule {
+            let (pattern, name) = rule
+                .rsplit_once('=')
+                .ok_or_else(|| CliError::usage(format!("`--rule {rule}` is not GLOB=TYPE")))?;
+            rules.push(TypeRule { pattern: pattern.to_owned(), kind: kind(name)? });
+        }
+        let request = Request {
+            output: self.output.clone(),
+            name: model_name(&self.model),
+            kind: self.kind.as_deref().map(kind).transpose()?,
+            rules,
+            dry_run: self.dry_run,
+        };
+        if self.output.exists() && !self.overwrite && !self.dry_run {
+            return Err(CliError::usage(format!("`{}` exists", self.output.display()))
+                .hint("give another name, or `--overwrite`"));
+        }
+        let opened = Opened::open_lazy(&self.model, &lamella::catalogue())?;
+        let statistics = match &self.calibrate {
+            Some(path) if !self.dry_run => Some(self.statistics(&opened.model, path, progress)?),
+            _ => None,
+        };
+        let report = export(&opened.model, &opened.side_files, statistics.as_ref(), &request, progress)?;
+        if self.common.json {
+            print::json(&report);
+        } else {
+            let rows = report.tensors.iter().map(|row| {
+                format!("{}  {:?}  {}  {}", row.name, row.shape, row.kind, print::bytes(row.bytes))
+            });
+            let rows: Vec<String> = rows.collect();
+            print::data(&format!(
+                "{}  {}  {:.3} bits per weight\n{}",
+                report.file,
+                print::bytes(report.bytes),
+                report.bits_per_weight,
+                rows.join("\n")
+            ));
+        }
+        Ok(())
+    }
+
+    fn statistics(
+        &self,
+        model: &Model,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Statistics, CliError> {
+        let text = std::fs::read(path)
+            .map_err(|error| CliError::usage(format!("`{}` cannot be read: {error}", path.display())))?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let tokenizer = model
+            .tokenizer
+            .as_ref()
+            .ok_or_else(|| CliError::usage("the model has no `tokenizer.json`, so no text can be read"))?;
+        let default = SequenceOptions::default();
+        let context = self.context.unwrap_or(default.context_length).min(model.network.context_length());
+        let options = SequenceOptions { max_tokens: self.tokens, context_length: context, ..default };
+        let sequences = sequences(tokenizer, model.network.family(), &text, &options)?;
+        let text_use = TextUse {
+            hash: text_hash(&text),
+            tokens: sequences.iter().map(|sequence| sequence.len() as u64).sum(),
+            sequences: sequences.len() as u64,
+        };
+        // These statistics are never saved, so nothing asks which model they belong to.
+        let mut statistics = Statistics::new(Provenance { model: String::new(), texts: vec![text_use] });
+        let report =
+            |done: u64, total: u64, current: &str| progress.advance("calibrate", done, total, current);
+        calibrate(&model.network, &sequences, &CalibrationOptions::default(), &mut statistics, &report)?;
+        progress.check()?;
+        for array in statistics.unreached(model.network.linears()) {
+            progress.warn(&format!("the text never reached `{array}`: it is quantised without statistics"));
+        }
+        Ok(statistics)
+    }
+
+    fn safetensors(&self, progress: &dyn Progress) -> Result<(), CliError> {
+        let (source, side_files): (Arc<dyn TensorSource>, Vec<(String, Vec<u8>)>) =
+            if is_coded(Path::new(&self.model)) {
+                let coded = CodedModel::new(File::open(&self.model)?, &lamella::catalogue())?;
+                let side_files = coded.file().side_files()?;
+                (Arc::new(coded), side_files)
+            } else {
+                let directory = lamella::io::open_model(&self.model)?;
+                let side_files = directory.side_files()?;
+                (Arc::new(directory), side_files)
+            };
+        let is_free = !self.output.exists()
+            || std::fs::read_dir(&self.output).is_ok_and(|mut directory| directory.next().is_none());
+        if !is_free && !self.dry_run {
+            return Err(CliError::usage(format!("`{}` exists and is not empty", self.output.display()))
+                .hint("give another directory, or remove this one"));
+        }
+        let specs: Vec<ArraySpec> = source.arrays().to_vec();
+        if !self.dry_run {
+            // Everything is written under a temporary name: an interrupted run leaves nothing that looks whole.
+            let name = self.output.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let part = self.output.with_file_name(format!("{name}.exporting"));
+            let _ = std::fs::remove_dir_all(&part);
+            if let Err(error) = write_directory(source.as_ref(), &specs, &side_files, &part, progress) {
+                let _ = std::fs::remove_dir_all(&part);
+                return Err(error);
+            }
+            let failed =
+                |error: std::io::Error| CliError::usage(format!("`{}`: {error}", self.output.display()));
+            if self.output.exists() {
+                std::fs::remove_dir(&self.output).map_err(failed)?;
+            }
+            std::fs::rename(&part, &self.output).map_err(failed)?;
+        }
+        let bytes = specs.iter().map(|spec| spec.checked_size_bytes().unwrap_or(0) as u64).sum();
+        let report = DirectoryReport {
+            schema: 1,
+            directory: self.output.display().to_string(),
+            arrays: specs.len() as u64,
+            array_bytes: bytes,
+        };
+        if self.common.json {
+            print::json(&report);
+        } else {
+            let size = print::bytes(report.array_bytes);
+            print::data(&format!("{}  {} arrays, {size}", report.directory, report.arrays));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct DirectoryReport {
+    schema: u32,
+    directory: String,
+    arrays: u64,
+    array_bytes: u64,
+}
+
+/// `MODEL` without its directories and ending.
+fn model_name(model: &str) -> String {
+    let path = Path::new(model.trim_end_matches('/'));
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or_else(|| model.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn write_directory(
+    source: &dyn TensorSource,
+    specs: &[ArraySpec],
+    side_files: &[(String, Vec<u8>)],
+    directory: &Path,
+    progress: &dyn Progress,
+) -> Result<(), CliError> {
+    let failed =
+        |path: &Path, error: std::io::Error| CliError::usage(format!("`{}`: {error}", path.display()));
+    std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
+    let weights = "model.safetensors";
+    let mut writer = SafetensorsWriter::create(directory.join(weights), &[("format", "pt")], specs)?;
+    for (done, spec) in specs.iter().enumerate() {
+        progress.advance("export", done as u64, specs.len() as u64, &spec.name);
+        progress.check()?;
+        let array: Array<'_> = source.array(&spec.name)?;
+        writer.write(&array)?;
+        source.release(&spec.name);
+    }
+    writer.finish()?;
+    let mut names = BTreeSet::from([weights.to_owned()]);
+    for (name, bytes) in side_files {
+        let is_plain =
+            Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if name.is_empty() || !is_plain || !names.insert(name.clone()) {
+            return Err(CliError::usage(format!("the model's file `{name}` has no place in the directory")));
+        }
+        let path = directory.join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| failed(parent, error))?;
+        }
+        std::fs::write(&path, bytes).map_err(|error| failed(&path, error))?;
+    }
+    Ok(())
+}
