@@ -1,5 +1,11 @@
 //! What the wing promises of its recipes, measured on the project's own model and, where it is there, on MiniLM.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it measured, and panics where it cannot go on"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -81,7 +81,7 @@ impl Codec for Plain {
         if knowledge
             .second_moment
             .as_ref()
-            .is_some_and(|m| Some(m.dimension()) != array.spec.shape.last().copied())
+            .is_some_and(|m| Some(m.dimension()) != array.spec.matrix().map(|(_, columns)| columns))
         {
             return Err(CodecError::Solver { array: name.clone(), message: "dimension".to_owned() });
         }

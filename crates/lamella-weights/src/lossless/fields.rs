@@ -144,7 +144,7 @@ macro_rules! words {
                 let start = fields.window_start as $word;
                 let mask = ((1 as $word) << mantissa) - 1;
                 let whole = |symbol: u8, rest: $word| -> $word {
-                    let value = if symbol < 2 { 0 } else { (symbol as $word - 2) + start };
+                    let value = if symbol < 2 { 0 } else { (symbol as $word - 2).wrapping_add(start) };
                     (rest >> mantissa) << (<$word>::BITS - 1) | value << mantissa | (rest & mask)
                 };
                 let (out, _) = out.as_chunks_mut::<$bytes>();

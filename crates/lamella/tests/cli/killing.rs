@@ -39,6 +39,8 @@ fn kill(arguments: &[&str], moments: u32) -> (u32, u32) {
                 std::fs::read(&output).unwrap() == expected,
                 "moment {moment}: a half file has the output's name"
             );
+            // Killed after the file took its name and before the spool went: the next run cleans up.
+            done(&[&whole[..], &["--overwrite"]].concat());
         } else {
             let part = format!("{output}.part");
             with_work += u32::from(std::fs::read_dir(part).is_ok_and(|entries| entries.count() > 1));
