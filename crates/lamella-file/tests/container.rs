@@ -1,5 +1,11 @@
 //! Laws of the container, through its public interface.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test panics where it cannot go on, and says what it measured"
+)]
+
 #[path = "container/corruption.rs"]
 mod corruption;
 #[path = "container/cutting.rs"]

@@ -119,7 +119,16 @@ mod tests {
         let square = Layout::row_major(2, 2);
         multiply_add(&mut out, square, 1.0, &left, square, &right, square.transposed(), -1.0);
         assert_eq!(out, [1.0 - 17.0, 1.0 - 23.0, 1.0 - 39.0, 1.0 - 53.0]);
-        multiply_add(&mut out, square.block(1, 1, 1, 1), 0.0, &left, square.block(0, 0, 1, 2), &right, square.block(0, 1, 2, 1), 1.0);
+        multiply_add(
+            &mut out,
+            square.block(1, 1, 1, 1),
+            0.0,
+            &left,
+            square.block(0, 0, 1, 2),
+            &right,
+            square.block(0, 1, 2, 1),
+            1.0,
+        );
         assert_eq!(out[3], 6.0 + 16.0);
     }
 

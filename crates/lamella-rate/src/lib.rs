@@ -49,8 +49,8 @@ mod search;
 mod size;
 
 pub use allocate::{
-    Allocation, AllocationError, Allocator, Evolution, Greedy, IntegerProgram, Knapsack, Lagrangian, Limit, Offer,
-    Problem, RatePoint, Round,
+    Allocation, AllocationError, Allocator, Evolution, Greedy, IntegerProgram, Knapsack, Lagrangian, Limit,
+    Offer, Problem, RatePoint, Round,
 };
 pub use budget::{Budget, BudgetError, Metric};
 pub use curve::{Correction, CurveError, RateCurve, common_step};

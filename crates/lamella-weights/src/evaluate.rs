@@ -36,7 +36,9 @@ pub enum EvaluateError {
     Io(#[from] std::io::Error),
     #[error("`{name}` has no `tokenizer.json`, so no text can be read")]
     NoTokenizer { name: String },
-    #[error("there is no text to evaluate on: give `--text FILE`, or put `evaluation.txt` beside the original")]
+    #[error(
+        "there is no text to evaluate on: give `--text FILE`, or put `evaluation.txt` beside the original"
+    )]
     NoText,
     #[error("an encoder is judged by its embeddings against the original's: give `--against ORIGINAL`")]
     NoReference,
@@ -115,7 +117,8 @@ impl Opened {
             }
             let Some(target) = file.targets().of_array(index) else { continue };
             let layers = file.layer_indices(target).iter();
-            linear_bytes += layers.map(|&layer| file.manifest().layers[layer as usize].length_bytes).sum::<u64>();
+            linear_bytes +=
+                layers.map(|&layer| file.manifest().layers[layer as usize].length_bytes).sum::<u64>();
             linear_weights += array.spec.len() as u64;
         }
         Ok(Self {
@@ -156,7 +159,13 @@ impl Opened {
 }
 
 fn block_linears(model: &Model) -> Vec<&str> {
-    model.network.linears().iter().filter(|site| site.block.is_some()).map(|site| site.weight.as_str()).collect()
+    model
+        .network
+        .linears()
+        .iter()
+        .filter(|site| site.block.is_some())
+        .map(|site| site.weight.as_str())
+        .collect()
 }
 
 /// How a model is judged. The defaults are the project's protocols.

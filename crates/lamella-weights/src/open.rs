@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lamella_codec::{Array, ArraySpec, Catalogue, CatalogueError, Codec, Recipe, RecipeError, SourceError, TensorSource};
+use lamella_codec::{
+    Array, ArraySpec, Catalogue, CatalogueError, Codec, Recipe, RecipeError, SourceError, TensorSource,
+};
 use lamella_file::{File, FileError, Storage};
 
 /// Decoded bytes an array may have per byte of its layers, beyond [`FREE_BYTES`]: a matrix of one repeated value
@@ -86,13 +88,15 @@ impl CodedModel {
         let mut codecs = Vec::new();
         for text in &file.manifest().recipes {
             let recipe: Recipe = text.parse().map_err(|source| OpenError::Recipe { file: name(), source })?;
-            codecs.push(catalogue.codec(&recipe).map_err(|source| OpenError::Codec { file: name(), source })?);
+            codecs
+                .push(catalogue.codec(&recipe).map_err(|source| OpenError::Codec { file: name(), source })?);
         }
         for target in 0..file.targets().len() {
             let Some(spec) = file.targets().spec(target, file.arrays()) else { continue };
             let claimed = spec.checked_size_bytes().unwrap_or(usize::MAX) as u64;
             let layers = file.layer_indices(target);
-            let stored: u64 = layers.iter().map(|&layer| file.manifest().layers[layer as usize].length_bytes).sum();
+            let stored: u64 =
+                layers.iter().map(|&layer| file.manifest().layers[layer as usize].length_bytes).sum();
             if claimed > FREE_BYTES.saturating_add(stored.saturating_mul(MAX_EXPANSION)) {
                 return Err(OpenError::Expansion { file: name(), array: spec.name, claimed, stored });
             }
@@ -117,7 +121,8 @@ impl CodedModel {
             name: name.to_owned(),
             source,
         };
-        let index = self.file.array_index(name).ok_or_else(|| SourceError::Missing { name: name.to_owned() })?;
+        let index =
+            self.file.array_index(name).ok_or_else(|| SourceError::Missing { name: name.to_owned() })?;
         let place = self.file.locate(name).map_err(|error| unreadable(error.into()))?;
         let entry = &self.file.arrays()[index];
         let is_bundle = matches!(entry.storage, Storage::Bundle(_));
@@ -127,8 +132,10 @@ impl CodedModel {
             None => {
                 let layers = self.file.layers_of(name).map_err(|error| unreadable(error.into()))?;
                 let layers: Vec<&[u8]> = layers.iter().map(|layer| &layer[..]).collect();
-                let codec = self.codecs.get(entry.recipe).ok_or_else(|| unreadable("it names no recipe".into()))?;
-                let whole = codec.decode(&place.coded_as, &layers).map_err(|error| unreadable(error.into()))?;
+                let codec =
+                    self.codecs.get(entry.recipe).ok_or_else(|| unreadable("it names no recipe".into()))?;
+                let whole =
+                    codec.decode(&place.coded_as, &layers).map_err(|error| unreadable(error.into()))?;
                 let whole = Arc::new(whole);
                 if is_bundle {
                     self.bundles().insert(place.target, Arc::clone(&whole));

@@ -1,5 +1,11 @@
 //! GGUF out: what is written reads back, error feedback pays, and threads change nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test panics where it cannot go on, and says what it measured"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,5 +1,11 @@
 //! Lossless coding through the public interface.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test panics where it cannot go on, and says what it measured"
+)]
+
 use lamella_codec::suite::{Cases, check_recipe};
 use lamella_codec::{Array, ArraySpec, Catalogue, Dtype};
 use lamella_weights::lossless::{Planes, decode_delta, encode, encode_delta};

@@ -28,9 +28,9 @@ use lamella_codec::{Array, ArraySpec, SourceError, TensorSource};
 use serde_json::Value;
 
 pub use self::header::{GgufArray, GgufValue};
-pub use self::write::{GgufField, GgufPlan, GgufSource, GgufTensor, GgufWriteError, GgufWriter};
 use self::header::{Header, KIND_TEXT, Tensor};
 use self::names::{Family, Named};
+pub use self::write::{GgufField, GgufPlan, GgufSource, GgufTensor, GgufWriteError, GgufWriter};
 use crate::checkpoint::{Checkpoint, MadeTokenizer};
 use crate::cursor::Cursor;
 use crate::ggml::GgmlType;

@@ -10,7 +10,6 @@
 //! # Passes
 //! Code lengths and reconstruction offsets come from the codes of the pass before; the first pass starts from
 //! half-Gaussian lengths and no offsets. Two passes are enough (a third changes the loss by under half a percent).
-//!
 //! # Shapes
 //! Weights `[rows, columns]` row-major; codes `[columns, rows]`, since that is the order they are coded in.
 //!

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lamella_codec::Progress;
-use lamella_lm::{Family, LinearSite};
 use lamella_lm::statistics::{
-    self, CalibrationOptions, Provenance, SequenceOptions, Statistics, StatisticsWriter,
-    TextUse, calibrate, sequences,
+    self, CalibrationOptions, Provenance, SequenceOptions, Statistics, StatisticsWriter, TextUse, calibrate,
+    sequences,
 };
+use lamella_lm::{Family, LinearSite};
 
 use super::{CompressError, Input};
 
@@ -56,7 +56,11 @@ impl CalibrationRequest {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn read_text(&self, input: &Input, progress: &dyn Progress) -> Result<(String, String), CompressError> {
+    pub fn read_text(
+        &self,
+        input: &Input,
+        progress: &dyn Progress,
+    ) -> Result<(String, String), CompressError> {
         let path = self.text.clone().or_else(|| input.directory.calibration_text());
         match path {
             Some(path) => {
@@ -120,18 +124,28 @@ impl CalibrationRequest {
             if statistics.provenance().model != model_hash {
                 return Err(CompressError::ForeignStatistics { path: path.clone() });
             }
-            return Ok(Calibration { statistics, sequences, text: path.display().to_string(), _scratch: None });
+            return Ok(Calibration {
+                statistics,
+                sequences,
+                text: path.display().to_string(),
+                _scratch: None,
+            });
         }
         let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
         let text_use =
             TextUse { hash: statistics::text_hash(&text), tokens, sequences: sequences.len() as u64 };
         let provenance = Provenance { model: model_hash, texts: vec![text_use] };
-        let report = |done: u64, total: u64, current: &str| progress.advance("calibrate", done, total, current);
+        let report =
+            |done: u64, total: u64, current: &str| progress.advance("calibrate", done, total, current);
         let options = CalibrationOptions::default();
         // Statistics that would fill the memory go to a file block by block and are read back one at a time.
         let mut scratch = None;
         if self.statistics.is_none() && statistics_bytes(model.network.linears()) > STATISTICS_IN_MEMORY {
-            scratch = Some(tempfile::Builder::new().prefix("lamella-statistics").tempfile_in(self.scratch_directory())?);
+            scratch = Some(
+                tempfile::Builder::new()
+                    .prefix("lamella-statistics")
+                    .tempfile_in(self.scratch_directory())?,
+            );
         }
         let path = self.statistics.clone().or(scratch.as_ref().map(|file| file.path().to_owned()));
         let statistics = match path {
@@ -150,7 +164,9 @@ impl CalibrationRequest {
             }
         };
         for array in statistics.unreached(model.network.linears()) {
-            progress.warn(&format!("the calibration text never reached `{array}`: it is coded without statistics"));
+            progress.warn(&format!(
+                "the calibration text never reached `{array}`: it is coded without statistics"
+            ));
         }
         Ok(Calibration { statistics, sequences, text: name, _scratch: scratch })
     }

@@ -52,8 +52,10 @@ pub(super) fn describe(
     request: &Request,
     metadata: Vec<(String, String)>,
 ) -> Result<(Manifest, SideFiles), CompressError> {
-    let side = SideFiles::pack(&input.side_files)
-        .map_err(|source| lamella_file::FileError::Manifest { file: request.output.display().to_string(), source })?;
+    let side = SideFiles::pack(&input.side_files).map_err(|source| lamella_file::FileError::Manifest {
+        file: request.output.display().to_string(),
+        source,
+    })?;
     let mut recipes: Vec<String> = Vec::new();
     let mut arrays = Vec::with_capacity(treatments.len());
     for treatment in treatments {

@@ -116,15 +116,21 @@ pub enum CompressError {
     NoTokenizer,
     #[error("`{path}` holds statistics of another model; give another file, or delete it to take them again")]
     ForeignStatistics { path: PathBuf },
-    #[error("{asked} bytes cannot be met: the smallest file of these recipes is {smallest} bytes ({fixed} of them are side files, exact arrays and manifest)")]
+    #[error(
+        "{asked} bytes cannot be met: the smallest file of these recipes is {smallest} bytes ({fixed} of them are side files, exact arrays and manifest)"
+    )]
     TooSmall { asked: u64, smallest: u64, fixed: u64 },
     #[error("{asked} bits per weight cannot be met: {smallest:.3} is the least these recipes reach")]
     TooFewBits { asked: f64, smallest: f64 },
-    #[error("the file would have {found} bytes, over the {asked} asked for, and no array's recipe has a free rate")]
+    #[error(
+        "the file would have {found} bytes, over the {asked} asked for, and no array's recipe has a free rate"
+    )]
     NoFreeRate { asked: u64, found: u64 },
     #[error("the coded arrays came to {found} bytes where at most {allowed} were left; report this")]
     Missed { found: u64, allowed: u64 },
-    #[error("the model's own predictions are not finite at token {token} of the text that sensitivities are measured on")]
+    #[error(
+        "the model's own predictions are not finite at token {token} of the text that sensitivities are measured on"
+    )]
     NotFinite { token: usize },
     #[error("`--sequential` needs a model whose architecture is known: {reason}")]
     NotSequential { reason: String },

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use lamella_codec::{Array, ArrayError, Catalogue, Knowledge, Point, Progress, Rate, Recipe, TensorSource, Value};
+use lamella_codec::{
+    Array, ArrayError, Catalogue, Knowledge, Point, Progress, Rate, Recipe, TensorSource, Value,
+};
 use lamella_file::{LayerEntry, Manifest, SideFiles, size_of};
 use rayon::prelude::*;
 
 use super::curve::{Curve, LOG2_STEPS, common_step};
 use super::manifest::{Target, describe, targets};
-use super::{
-    ArrayRow, Budget, Calibration, CompressError, CompressReport, Input, Place, Request, Treatment, treat,
-};
+use super::{Budget, Calibration, CompressError, Input, Place, Request, Treatment, treat};
 
 /// What the free arrays' payloads must fit into.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,7 +46,7 @@ pub struct Job<'a> {
     pub(super) predicted_bytes: Vec<f64>,
     /// The common step.
     pub(super) log2_step: f64,
-    started: std::time::Instant,
+    pub(super) started: std::time::Instant,
     pub(super) warnings: Vec<String>,
 }
 
@@ -63,7 +63,8 @@ impl<'a> Job<'a> {
         progress: &dyn Progress,
     ) -> Result<Self, CompressError> {
         // A budget that holds the model as it is needs no loss.
-        let is_exact = matches!(request.budget, Budget::Bytes(bytes) if bytes >= input.directory.weight_bytes());
+        let is_exact =
+            matches!(request.budget, Budget::Bytes(bytes) if bytes >= input.directory.weight_bytes());
         let recipe = if is_exact { Recipe::new("exact") } else { request.recipe.clone() };
         let treatments = treat(input, &recipe, &request.rules, catalogue)?;
         let targets = targets(&treatments);
@@ -108,11 +109,15 @@ impl<'a> Job<'a> {
 
     fn warn_of_the_unknown(&mut self, progress: &dyn Progress) {
         if let Some(reason) = &self.input.unknown {
-            let message = format!("the model's architecture is not known, so nothing is calibrated: {reason}");
+            let message =
+                format!("the model's architecture is not known, so nothing is calibrated: {reason}");
             self.warn(progress, message);
         }
         if self.request.recipe.name() != "exact" {
-            let kept = self.treatments.iter().filter(|t| t.place == Place::Own && t.codec.recipe().name() == "exact");
+            let kept = self
+                .treatments
+                .iter()
+                .filter(|t| t.place == Place::Own && t.codec.recipe().name() == "exact");
             let large: Vec<String> = kept
                 .filter(|treatment| treatment.spec.len() > 1 << 16)
                 .map(|treatment| format!("`{}` ({})", treatment.spec.name, treatment.reason))
@@ -184,8 +189,11 @@ impl<'a> Job<'a> {
             self.predicted_bytes[target] = match stored {
                 Some(bytes) => bytes as f64,
                 None => {
-                    let encoded =
-                        self.codec(target).encode(&self.array(target)?, &Knowledge::default(), Rate::Recipe)?;
+                    let encoded = self.codec(target).encode(
+                        &self.array(target)?,
+                        &Knowledge::default(),
+                        Rate::Recipe,
+                    )?;
                     encoded.size_bytes() as f64
                 }
             };
@@ -268,7 +276,8 @@ impl<'a> Job<'a> {
         Ok(match self.limit {
             Limit::Payloads(bytes) => bytes as f64,
             Limit::File(bytes) => {
-                let free: f64 = self.free_targets().into_iter().map(|target| self.predicted_bytes[target].round()).sum();
+                let free: f64 =
+                    self.free_targets().into_iter().map(|target| self.predicted_bytes[target].round()).sum();
                 bytes as f64 - (self.file_bytes(&self.predicted_lengths())? as f64 - free)
             }
             Limit::None => 0.0,
@@ -285,7 +294,8 @@ impl<'a> Job<'a> {
             .par_iter()
             .map(|&target| {
                 let coarsest = Rate::Step(LOG2_STEPS.1.exp2());
-                let points = self.codec(target).estimate(&self.array(target)?, &Knowledge::default(), &[coarsest])?;
+                let points =
+                    self.codec(target).estimate(&self.array(target)?, &Knowledge::default(), &[coarsest])?;
                 self.release(target);
                 Ok(points.first().map_or(0.0, |point| point.bytes))
             })
@@ -298,14 +308,22 @@ impl<'a> Job<'a> {
         match (self.limit, self.request.budget) {
             (Limit::File(asked), Budget::Bits(bits)) if asked < smallest => {
                 let counted = smallest - self.side.table.stored_bytes;
-                Err(CompressError::TooFewBits { asked: bits, smallest: counted as f64 * 8.0 / self.weights().max(1) as f64 })
+                Err(CompressError::TooFewBits {
+                    asked: bits,
+                    smallest: counted as f64 * 8.0 / self.weights().max(1) as f64,
+                })
             }
-            (Limit::File(asked), _) if asked < smallest => {
-                Err(CompressError::TooSmall { asked, smallest, fixed: smallest.saturating_sub(payloads as u64) })
-            }
+            (Limit::File(asked), _) if asked < smallest => Err(CompressError::TooSmall {
+                asked,
+                smallest,
+                fixed: smallest.saturating_sub(payloads as u64),
+            }),
             (Limit::Payloads(asked), _) if (asked as f64) < payloads => {
                 let per_weight = 8.0 / self.free_elements().max(1) as f64;
-                Err(CompressError::TooFewBits { asked: asked as f64 * per_weight, smallest: payloads * per_weight })
+                Err(CompressError::TooFewBits {
+                    asked: asked as f64 * per_weight,
+                    smallest: payloads * per_weight,
+                })
             }
             _ => Ok(()),
         }
@@ -351,7 +369,8 @@ impl<'a> Job<'a> {
             wanted = vec![self.log2_step];
         }
         if self.log2_step <= LOG2_STEPS.0 + 0.01 {
-            let message = "the finest steps need less than was asked for: the file will be smaller than the budget";
+            let message =
+                "the finest steps need less than was asked for: the file will be smaller than the budget";
             self.warn(progress, message.to_owned());
         }
         Ok(())
@@ -372,7 +391,8 @@ impl<'a> Job<'a> {
                 progress.check()?;
                 let ratio = self.treatment(target).step_ratio;
                 let rates: Vec<Rate> = log2_steps.iter().map(|&at| Rate::Step(at.exp2() * ratio)).collect();
-                let points = self.codec(target).estimate(&self.array(target)?, &self.knowledge(target)?, &rates)?;
+                let points =
+                    self.codec(target).estimate(&self.array(target)?, &self.knowledge(target)?, &rates)?;
                 self.release(target);
                 let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
                 progress.advance("plan", done, total, &self.targets[target].spec.name);
@@ -394,92 +414,14 @@ impl<'a> Job<'a> {
             _ => f64::INFINITY,
         };
         let points = self.points.get(&target).map_or(&[][..], |points| &points[..]);
-        let Some(nearest) = points.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) else { return 0.0 };
+        let Some(nearest) = points.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) else {
+            return 0.0;
+        };
         // Between points the error goes as the square of the step.
         match nearest.rate {
             Rate::Step(known) => nearest.distortion * (step / known).powi(2),
             _ => nearest.distortion,
         }
-    }
-
-    /// The report of a plan; [`Job::run`] fills in what was measured.
-    pub fn report(&self) -> Result<CompressReport, CompressError> {
-        let lengths = self.predicted_lengths();
-        let bytes = self.file_bytes(&lengths)?;
-        self.report_of(bytes, &self.predicted_bytes, &BTreeMap::new())
-    }
-
-    pub(super) fn report_of(
-        &self,
-        bytes: u64,
-        target_bytes: &[f64],
-        measured: &BTreeMap<usize, (f64, f64)>,
-    ) -> Result<CompressReport, CompressError> {
-        let mut arrays = Vec::with_capacity(self.treatments.len());
-        let (mut linear_bytes, mut linear_weights) = (0.0, 0.0);
-        let mut place = vec![None; self.treatments.len()];
-        for (target, Target { members, spec }) in self.targets.iter().enumerate() {
-            for &member in members {
-                let share = self.treatments[member].spec.len() as f64 / spec.len().max(1) as f64;
-                place[member] = Some((target, target_bytes[target] * share));
-            }
-        }
-        for (index, treatment) in self.treatments.iter().enumerate() {
-            let (target, bytes) = place[index].map_or((None, 0.0), |(target, bytes)| (Some(target), bytes));
-            let weights = treatment.spec.len() as f64;
-            if treatment.is_block_linear() && target.is_some() {
-                linear_bytes += bytes;
-                linear_weights += weights;
-            }
-            let result = target.and_then(|target| measured.get(&target));
-            let predicted = target.filter(|&target| self.is_free(target)).map_or(0.0, |target| {
-                let step = self.curves.get(&target).map_or(1.0, |curve| curve.step(self.log2_step));
-                self.predicted_distortion(target, step)
-            });
-            let zeros = result.map_or(0.0, |result| result.1);
-            let relative = |distortion: f64| if zeros > 0.0 { distortion / zeros } else { distortion };
-            arrays.push(ArrayRow {
-                name: treatment.spec.name.clone(),
-                shape: treatment.spec.shape.clone(),
-                recipe: treatment.codec.recipe().to_string(),
-                bytes: bytes.round() as u64,
-                bits_per_weight: if weights > 0.0 { bytes * 8.0 / weights } else { 0.0 },
-                predicted_loss: relative(predicted),
-                measured_loss: result.map(|result| relative(result.0)),
-                reason: treatment.reason.clone(),
-            });
-        }
-        let weights = self.weights();
-        let counted = bytes.saturating_sub(self.side.table.stored_bytes) as f64;
-        Ok(CompressReport {
-            schema: 1,
-            bytes,
-            target_bytes: match self.limit {
-                Limit::File(bytes) | Limit::Payloads(bytes) => bytes,
-                Limit::None => 0,
-            },
-            source_bytes: self.input.directory.weight_bytes(),
-            weights,
-            bits_per_weight: counted * 8.0 / weights.max(1) as f64,
-            linear_bits_per_weight: (linear_weights > 0.0).then(|| linear_bytes * 8.0 / linear_weights),
-            seconds: self.started.elapsed().as_secs_f64(),
-            recipe: self.request.recipe.to_string(),
-            calibration: self.calibration.as_ref().map_or(String::new(), |calibration| calibration.text.clone()),
-            calibration_tokens: self
-                .calibration
-                .as_ref()
-                .map_or(0, |calibration| calibration.statistics.provenance().tokens()),
-            tune: None,
-            arrays,
-            left_out: self
-                .input
-                .directory
-                .left_out()
-                .iter()
-                .map(|file| format!("{} ({})", file.name, file.reason))
-                .collect(),
-            warnings: self.warnings.clone(),
-        })
     }
 }
 

@@ -1,6 +1,12 @@
 //! What a compression reports.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+
+use super::manifest::Target;
+use super::plan::Limit;
+use super::{CompressError, Job};
 
 use super::TuneReport;
 
@@ -61,4 +67,89 @@ pub struct CompressReport {
     pub left_out: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
+}
+
+impl Job<'_> {
+    /// The report of a plan; [`Job::run`] fills in what was measured.
+    pub fn report(&self) -> Result<CompressReport, CompressError> {
+        let lengths = self.predicted_lengths();
+        let bytes = self.file_bytes(&lengths)?;
+        self.report_of(bytes, &self.predicted_bytes, &BTreeMap::new())
+    }
+
+    pub(super) fn report_of(
+        &self,
+        bytes: u64,
+        target_bytes: &[f64],
+        measured: &BTreeMap<usize, (f64, f64)>,
+    ) -> Result<CompressReport, CompressError> {
+        let mut arrays = Vec::with_capacity(self.treatments.len());
+        let (mut linear_bytes, mut linear_weights) = (0.0, 0.0);
+        let mut place = vec![None; self.treatments.len()];
+        for (target, Target { members, spec }) in self.targets.iter().enumerate() {
+            for &member in members {
+                let share = self.treatments[member].spec.len() as f64 / spec.len().max(1) as f64;
+                place[member] = Some((target, target_bytes[target] * share));
+            }
+        }
+        for (index, treatment) in self.treatments.iter().enumerate() {
+            let (target, bytes) = place[index].map_or((None, 0.0), |(target, bytes)| (Some(target), bytes));
+            let weights = treatment.spec.len() as f64;
+            if treatment.is_block_linear() && target.is_some() {
+                linear_bytes += bytes;
+                linear_weights += weights;
+            }
+            let result = target.and_then(|target| measured.get(&target));
+            let predicted = target.filter(|&target| self.is_free(target)).map_or(0.0, |target| {
+                let step = self.curves.get(&target).map_or(1.0, |curve| curve.step(self.log2_step));
+                self.predicted_distortion(target, step)
+            });
+            let zeros = result.map_or(0.0, |result| result.1);
+            let relative = |distortion: f64| if zeros > 0.0 { distortion / zeros } else { distortion };
+            arrays.push(ArrayRow {
+                name: treatment.spec.name.clone(),
+                shape: treatment.spec.shape.clone(),
+                recipe: treatment.codec.recipe().to_string(),
+                bytes: bytes.round() as u64,
+                bits_per_weight: if weights > 0.0 { bytes * 8.0 / weights } else { 0.0 },
+                predicted_loss: relative(predicted),
+                measured_loss: result.map(|result| relative(result.0)),
+                reason: treatment.reason.clone(),
+            });
+        }
+        let weights = self.weights();
+        let counted = bytes.saturating_sub(self.side.table.stored_bytes) as f64;
+        Ok(CompressReport {
+            schema: 1,
+            bytes,
+            target_bytes: match self.limit {
+                Limit::File(bytes) | Limit::Payloads(bytes) => bytes,
+                Limit::None => 0,
+            },
+            source_bytes: self.input.directory.weight_bytes(),
+            weights,
+            bits_per_weight: counted * 8.0 / weights.max(1) as f64,
+            linear_bits_per_weight: (linear_weights > 0.0).then(|| linear_bytes * 8.0 / linear_weights),
+            seconds: self.started.elapsed().as_secs_f64(),
+            recipe: self.request.recipe.to_string(),
+            calibration: self
+                .calibration
+                .as_ref()
+                .map_or(String::new(), |calibration| calibration.text.clone()),
+            calibration_tokens: self
+                .calibration
+                .as_ref()
+                .map_or(0, |calibration| calibration.statistics.provenance().tokens()),
+            tune: None,
+            arrays,
+            left_out: self
+                .input
+                .directory
+                .left_out()
+                .iter()
+                .map(|file| format!("{} ({})", file.name, file.reason))
+                .collect(),
+            warnings: self.warnings.clone(),
+        })
+    }
 }

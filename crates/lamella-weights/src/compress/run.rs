@@ -137,7 +137,8 @@ impl Job<'_> {
                 Some(drift) => drift.observe(self, block)?,
                 None => BTreeMap::new(),
             };
-            let (free, fixed): (Vec<usize>, Vec<usize>) = group.iter().partition(|&&target| self.is_free(target));
+            let (free, fixed): (Vec<usize>, Vec<usize>) =
+                group.iter().partition(|&&target| self.is_free(target));
             self.code(&fixed, |_| Rate::Recipe, &statistics, spool, finished, counter)?;
             let log2_step = self.carried_step(finished)?;
             self.code(&free, self.step_rate(log2_step), &statistics, spool, finished, counter)?;
@@ -284,7 +285,8 @@ impl Job<'_> {
         };
         let curves: Vec<&Curve> = closing.iter().filter_map(|target| self.curves.get(target)).collect();
         let mut at = self.carried_step(finished)?;
-        let (mut too_large, mut best): (Option<(f64, u64)>, Option<(f64, u64, Vec<Encoded>)>) = (None, None);
+        let mut too_large: Option<(f64, u64)> = None;
+        let mut best: Option<(f64, u64, Vec<Encoded>)> = None;
         for round in 0..CLOSING_ROUNDS {
             counter.progress.advance("close the budget", round as u64, CLOSING_ROUNDS as u64, "");
             let rate = self.step_rate(at);
@@ -307,7 +309,14 @@ impl Job<'_> {
                 break;
             }
             let aim = limit as f64 * (1.0 + CLOSE_ENOUGH) / 2.0;
-            let next = next_step(at, used as f64, aim, &curves, too_large, best.as_ref().map(|best| (best.0, best.1)));
+            let next = next_step(
+                at,
+                used as f64,
+                aim,
+                &curves,
+                too_large,
+                best.as_ref().map(|best| (best.0, best.1)),
+            );
             let next = next.clamp(LOG2_STEPS.0, LOG2_STEPS.1);
             if next == at {
                 break;
@@ -329,12 +338,16 @@ impl Job<'_> {
     fn used(&self, closing: &[usize], coded: &[Encoded], finished: &Finished) -> Result<u64, CompressError> {
         let mut lengths = finished.lengths.clone();
         for (&target, encoded) in closing.iter().zip(coded) {
-            lengths.insert(target, encoded.layers.iter().map(|layer: &EncodedLayer| layer.payload.len() as u64).collect());
+            lengths.insert(
+                target,
+                encoded.layers.iter().map(|layer: &EncodedLayer| layer.payload.len() as u64).collect(),
+            );
         }
         match self.limit {
             Limit::File(_) => {
-                let all: Vec<Vec<u64>> =
-                    (0..self.targets.len()).map(|target| lengths.get(&target).cloned().unwrap_or_default()).collect();
+                let all: Vec<Vec<u64>> = (0..self.targets.len())
+                    .map(|target| lengths.get(&target).cloned().unwrap_or_default())
+                    .collect();
                 self.file_bytes(&all)
             }
             Limit::Payloads(_) => {
@@ -394,7 +407,8 @@ struct Drift {
 impl Drift {
     fn begin(job: &Job<'_>) -> Result<Self, CompressError> {
         let reason = |reason: &str| CompressError::NotSequential { reason: reason.to_owned() };
-        let model = job.input.model.as_ref().ok_or_else(|| reason(job.input.unknown.as_deref().unwrap_or("")))?;
+        let model =
+            job.input.model.as_ref().ok_or_else(|| reason(job.input.unknown.as_deref().unwrap_or("")))?;
         let calibration = job.calibration.as_ref().ok_or_else(|| reason("nothing was calibrated"))?;
         let batches = vec![model.network.begin(&calibration.sequences)?];
         Ok(Self { batches, quantized: TensorMap::default() })
@@ -406,13 +420,21 @@ impl Drift {
     }
 
     /// What a block's linears see behind quantised blocks, with the block's own weights still exact.
-    fn observe(&self, job: &Job<'_>, block: usize) -> Result<BTreeMap<String, InputStatistics>, CompressError> {
+    fn observe(
+        &self,
+        job: &Job<'_>,
+        block: usize,
+    ) -> Result<BTreeMap<String, InputStatistics>, CompressError> {
         let mut batches = self.batches.clone();
         Ok(observe_block(self.network(job)?, block, &mut batches, None, Detail::Full)?)
     }
 
     /// The same for the blocks from `block` on; they close the budget together, so each sees the others exact.
-    fn observe_last(&self, job: &Job<'_>, block: usize) -> Result<BTreeMap<String, InputStatistics>, CompressError> {
+    fn observe_last(
+        &self,
+        job: &Job<'_>,
+        block: usize,
+    ) -> Result<BTreeMap<String, InputStatistics>, CompressError> {
         let network = self.network(job)?;
         let mut batches = self.batches.clone();
         let mut seen = BTreeMap::new();

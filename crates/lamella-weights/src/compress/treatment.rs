@@ -83,11 +83,20 @@ pub fn treat(
     let specs = input.directory.arrays();
     for rule in &rules {
         if !specs.iter().any(|spec| rule.glob.is_match(&spec.name)) {
-            let nearest = specs.iter().map(|spec| spec.name.as_str()).take(3).collect::<Vec<_>>().join("`, `");
-            return Err(CompressError::PatternMatchesNothing { pattern: rule.pattern.clone(), examples: nearest });
+            let nearest =
+                specs.iter().map(|spec| spec.name.as_str()).take(3).collect::<Vec<_>>().join("`, `");
+            return Err(CompressError::PatternMatchesNothing {
+                pattern: rule.pattern.clone(),
+                examples: nearest,
+            });
         }
     }
-    let sites: BTreeMap<&str, &LinearSite> = input.model.iter().flat_map(|model| model.network.linears()).map(|site| (site.weight.as_str(), site)).collect();
+    let sites: BTreeMap<&str, &LinearSite> = input
+        .model
+        .iter()
+        .flat_map(|model| model.network.linears())
+        .map(|site| (site.weight.as_str(), site))
+        .collect();
     let embeddings: Vec<String> = input.model.iter().flat_map(|model| model.network.embeddings()).collect();
     let mut treatments = Vec::with_capacity(specs.len());
     for spec in specs {

@@ -96,7 +96,7 @@ impl ColumnQuantizer for BlockQuantizer<'_> {
         let gather = |row: usize, columns: Range<usize>| -> Vec<f32> {
             columns.map(|column| chunk.column(column)[row]).collect()
         };
-        if columns.start % form.block == 0 {
+        if columns.start.is_multiple_of(form.block) {
             let whole = columns.start..columns.start + form.block;
             for row in 0..self.rows {
                 let block = self.begin(&gather(row, whole.clone()), &self.costs[whole.clone()]);

@@ -207,8 +207,11 @@ fn delta_recipe(hash: &str) -> Recipe {
     format!("exact(base=sha256-{hash})").parse().unwrap_or_else(|_| Recipe::new("exact"))
 }
 
+/// Files by the name they are stored under.
+type Listed = Vec<(String, PathBuf)>;
+
 /// Every regular file, by its path relative to the root (`/` between parts), sorted; and what was skipped.
-fn list(root: &Path) -> Result<(Vec<(String, PathBuf)>, Vec<String>), LosslessError> {
+fn list(root: &Path) -> Result<(Listed, Vec<String>), LosslessError> {
     let not_exact = |path: &Path, reason: &str| LosslessError::NotExact {
         path: path.to_owned(),
         reason: reason.to_owned(),

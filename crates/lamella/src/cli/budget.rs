@@ -50,7 +50,9 @@ impl BudgetOptions {
     pub(crate) fn quality(&self) -> Result<Option<Quality>, CliError> {
         let Some(text) = &self.quality else { return Ok(None) };
         let wrong = || {
-            CliError::usage(format!("`--quality {text}` is neither `kl=BOUND` nor `mse=BOUND` with a bound above 0"))
+            CliError::usage(format!(
+                "`--quality {text}` is neither `kl=BOUND` nor `mse=BOUND` with a bound above 0"
+            ))
         };
         let (metric, bound) = text.split_once('=').ok_or_else(wrong)?;
         let bound: f64 = bound.parse().map_err(|_| wrong())?;

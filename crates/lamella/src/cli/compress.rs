@@ -17,7 +17,9 @@ use super::{CliError, Exit, plan, print};
 /// Calibrates on a text, finds the step that meets the budget, quantises each array with error feedback, codes it
 /// and packs everything, side files included, into one file. An interrupted run goes on where it stopped.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella compress MODEL --size 40% --calibrate text.txt\n  lamella compress MODEL --recipe 'gptq(bits=4, group_size=128)' --keep '*embed*'\n  lamella compress MODEL --quality kl=0.02")]
+#[command(
+    after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella compress MODEL --size 40% --calibrate text.txt\n  lamella compress MODEL --recipe 'gptq(bits=4, group_size=128)' --keep '*embed*'\n  lamella compress MODEL --quality kl=0.02"
+)]
 pub(crate) struct Compress {
     #[command(flatten)]
     options: ModelOptions,
@@ -72,7 +74,8 @@ impl Compress {
     }
 
     fn compress_lossless(&self, output: &std::path::Path, bar: &Bar) -> Result<Exit, CliError> {
-        let report = lamella::weights::lossless::compress(&self.options.model, output, self.base.as_deref(), bar)?;
+        let report =
+            lamella::weights::lossless::compress(&self.options.model, output, self.base.as_deref(), bar)?;
         bar.finish();
         if self.options.common.json {
             print::json(&report);
@@ -121,7 +124,9 @@ impl Compress {
         bar: &Bar,
     ) -> Result<CompressReport, CliError> {
         if self.dry_run {
-            return Err(CliError::usage("a `--quality` is found by measuring files; there is no dry run of it"));
+            return Err(CliError::usage(
+                "a `--quality` is found by measuring files; there is no dry run of it",
+            ));
         }
         let catalogue = lamella::catalogue();
         let original = Opened::open(&self.options.model, &catalogue)?;

@@ -34,7 +34,8 @@ impl Cut {
     pub(crate) fn main(self) -> Result<Exit, CliError> {
         self.common.start()?;
         if self.output.exists() && !self.overwrite && !self.dry_run {
-            return Err(CliError::usage(format!("`{}` exists", self.output.display())).hint("`--overwrite` replaces it"));
+            return Err(CliError::usage(format!("`{}` exists", self.output.display()))
+                .hint("`--overwrite` replaces it"));
         }
         let file = File::open(&self.file)?;
         let size: lamella::rate::Size = self.size.parse()?;

@@ -17,7 +17,9 @@ use super::{CliError, Common, Exit, print};
 ///
 /// Exit code 0 where all numbers are the same, 1 where they are not.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lamella diff story.lam assets/stories260k\n  lamella diff a.lam b.lam --json")]
+#[command(
+    after_help = "Examples:\n  lamella diff story.lam assets/stories260k\n  lamella diff a.lam b.lam --json"
+)]
 pub(crate) struct Diff {
     /// `.lam` file, model directory, weight file, or `org/name`
     #[arg(value_name = "A")]
@@ -80,8 +82,14 @@ impl Diff {
                 .arrays
                 .iter()
                 .map(|row| {
-                    let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3e}"));
-                    vec![row.name.clone(), row.state.to_owned(), number(row.relative_error), number(row.largest_difference)]
+                    let number =
+                        |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3e}"));
+                    vec![
+                        row.name.clone(),
+                        row.state.to_owned(),
+                        number(row.relative_error),
+                        number(row.largest_difference),
+                    ]
                 })
                 .collect();
             print::data(&print::table(&["array", "state", "relative error", "largest difference"], &rows));
@@ -112,5 +120,10 @@ fn compare(left: &dyn TensorSource, right: &dyn TensorSource, name: &str) -> Res
         largest = largest.max(difference.abs());
     }
     let relative_error = if norm > 0.0 { error / norm } else { error };
-    Ok(Row { name: name.to_owned(), state, relative_error: Some(relative_error), largest_difference: Some(largest) })
+    Ok(Row {
+        name: name.to_owned(),
+        state,
+        relative_error: Some(relative_error),
+        largest_difference: Some(largest),
+    })
 }

@@ -14,7 +14,9 @@ use super::{CliError, Common, Exit, print};
 /// Language models are read in windows of `--context` tokens every `--stride`; the last `--stride` tokens of each
 /// window are scored. Encoders are judged by their embeddings against `--against`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lamella eval story.lam --against assets/stories260k\n  lamella eval MODEL --text text.txt --context 256 --stride 128 --json")]
+#[command(
+    after_help = "Examples:\n  lamella eval story.lam --against assets/stories260k\n  lamella eval MODEL --text text.txt --context 256 --stride 128 --json"
+)]
 pub(crate) struct Eval {
     /// `.lam` file, model directory, weight file, or `org/name`
     #[arg(value_name = "MODEL")]

@@ -52,7 +52,8 @@ impl Expand {
         let bar = self.common.start()?;
         let started = std::time::Instant::now();
         let coded = CodedModel::new(File::open(&self.file)?, &lamella::catalogue())?;
-        let is_free = !self.output.exists() || std::fs::read_dir(&self.output).is_ok_and(|mut dir| dir.next().is_none());
+        let is_free = !self.output.exists()
+            || std::fs::read_dir(&self.output).is_ok_and(|mut dir| dir.next().is_none());
         if !is_free {
             return Err(CliError::usage(format!("`{}` exists and is not empty", self.output.display()))
                 .hint("give another directory, or remove this one"));
@@ -100,8 +101,11 @@ impl Expand {
         if self.common.json {
             print::json(&report);
         } else {
-            let lines: Vec<String> =
-                report.files.iter().map(|file| format!("{}  {}", file.name, print::bytes(file.bytes))).collect();
+            let lines: Vec<String> = report
+                .files
+                .iter()
+                .map(|file| format!("{}  {}", file.name, print::bytes(file.bytes)))
+                .collect();
             print::data(&format!("{}\n{}", report.directory, lines.join("\n")));
         }
         Ok(Exit::Done)
@@ -119,8 +123,12 @@ fn write_all(
     let mut done = 0;
     let mut names = BTreeSet::new();
     for (index, shard) in file.manifest().shards.iter().enumerate() {
-        let specs: Vec<_> =
-            file.arrays().iter().filter(|array| array.shard == index).map(|array| array.spec.clone()).collect();
+        let specs: Vec<_> = file
+            .arrays()
+            .iter()
+            .filter(|array| array.shard == index)
+            .map(|array| array.spec.clone())
+            .collect();
         let path = inside(directory, &shard.name, &mut names)?;
         let metadata: Vec<(&str, &str)> =
             shard.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -136,7 +144,8 @@ fn write_all(
     }
     for (name, bytes) in file.side_files()? {
         let path = inside(directory, &name, &mut names)?;
-        std::fs::write(&path, &bytes).map_err(|error| CliError::usage(format!("`{}`: {error}", path.display())))?;
+        std::fs::write(&path, &bytes)
+            .map_err(|error| CliError::usage(format!("`{}`: {error}", path.display())))?;
         files.push(Written { name, bytes: bytes.len() as u64 });
     }
     Ok(())
@@ -150,7 +159,9 @@ fn size(path: &Path) -> u64 {
 fn inside(directory: &Path, name: &str, names: &mut BTreeSet<String>) -> Result<PathBuf, CliError> {
     let is_plain = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if name.is_empty() || !is_plain {
-        return Err(CliError::usage(format!("the file names `{name}`, which would lie outside the directory")));
+        return Err(CliError::usage(format!(
+            "the file names `{name}`, which would lie outside the directory"
+        )));
     }
     if !names.insert(name.to_owned()) {
         return Err(CliError::usage(format!("the file names `{name}` twice")));

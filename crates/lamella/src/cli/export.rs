@@ -19,6 +19,9 @@ use serde::Serialize;
 
 use super::{CliError, Common, Exit, print};
 
+/// Side files: name and bytes.
+type SideFiles = Vec<(String, Vec<u8>)>;
+
 /// Write a model in another tool's format: one GGUF file, or a directory with safetensors
 ///
 /// GGUF files hold metadata and tokenizer and are loaded by llama.cpp and what is built on it. `--type` quantises
@@ -175,16 +178,15 @@ impl Export {
     }
 
     fn safetensors(&self, progress: &dyn Progress) -> Result<(), CliError> {
-        let (source, side_files): (Arc<dyn TensorSource>, Vec<(String, Vec<u8>)>) =
-            if is_coded(Path::new(&self.model)) {
-                let coded = CodedModel::new(File::open(&self.model)?, &lamella::catalogue())?;
-                let side_files = coded.file().side_files()?;
-                (Arc::new(coded), side_files)
-            } else {
-                let directory = lamella::io::open_model(&self.model)?;
-                let side_files = directory.side_files()?;
-                (Arc::new(directory), side_files)
-            };
+        let (source, side_files): (Arc<dyn TensorSource>, SideFiles) = if is_coded(Path::new(&self.model)) {
+            let coded = CodedModel::new(File::open(&self.model)?, &lamella::catalogue())?;
+            let side_files = coded.file().side_files()?;
+            (Arc::new(coded), side_files)
+        } else {
+            let directory = lamella::io::open_model(&self.model)?;
+            let side_files = directory.side_files()?;
+            (Arc::new(directory), side_files)
+        };
         let is_free = !self.output.exists()
             || std::fs::read_dir(&self.output).is_ok_and(|mut directory| directory.next().is_none());
         if !is_free && !self.dry_run {

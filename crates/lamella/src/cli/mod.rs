@@ -33,7 +33,9 @@ use progress::{Bar, Verbosity};
 /// Sizes are bytes, KB/MB/GB (powers of 1000), KiB/MiB/GiB, or a percentage of the input's weight files.
 #[derive(Debug, Parser)]
 #[command(name = "lamella", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella eval story.lam --against assets/stories260k\n  lamella run story.lam \"Once upon a time\"\n\nExit codes: 0 done, 1 the answer is no, 2 error or wrong usage, 130 interrupted")]
+#[command(
+    after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella eval story.lam --against assets/stories260k\n  lamella run story.lam \"Once upon a time\"\n\nExit codes: 0 done, 1 the answer is no, 2 error or wrong usage, 130 interrupted"
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -122,7 +124,9 @@ pub(crate) fn main() -> ExitCode {
         Ok(Exit::No) => ExitCode::from(1),
         Err(error) => {
             if progress::is_interrupted() {
-                print::note("interrupted; finished work is kept beside the output and the same command goes on from it");
+                print::note(
+                    "interrupted; finished work is kept beside the output and the same command goes on from it",
+                );
                 return ExitCode::from(130);
             }
             error.print();

@@ -131,17 +131,22 @@ impl ModelOptions {
 
     fn tune(&self) -> Result<Option<TuneLength>, CliError> {
         match (self.tune, self.tune_steps) {
-            (Some(minutes), _) if minutes.is_finite() && minutes > 0.0 => Ok(Some(TuneLength::Minutes(minutes))),
-            (Some(minutes), _) => Err(CliError::usage(format!("`--tune {minutes}` is not a number of minutes"))
-                .hint("`--tune 3` tunes for about three minutes")),
-            (None, Some(0)) => Err(CliError::usage("`--tune-steps 0` tunes nothing").hint("leave the flag out")),
+            (Some(minutes), _) if minutes.is_finite() && minutes > 0.0 => {
+                Ok(Some(TuneLength::Minutes(minutes)))
+            }
+            (Some(minutes), _) => {
+                Err(CliError::usage(format!("`--tune {minutes}` is not a number of minutes"))
+                    .hint("`--tune 3` tunes for about three minutes"))
+            }
+            (None, Some(0)) => {
+                Err(CliError::usage("`--tune-steps 0` tunes nothing").hint("leave the flag out"))
+            }
             (None, steps) => Ok(steps.map(TuneLength::Steps)),
         }
     }
 
     fn calibration(&self, input: &Input, scratch: PathBuf) -> Result<CalibrationRequest, CliError> {
-        let is_encoder =
-            input.model.as_ref().is_some_and(|model| model.network.family() == Family::Encoder);
+        let is_encoder = input.model.as_ref().is_some_and(|model| model.network.family() == Family::Encoder);
         let mut sequences = SequenceOptions {
             max_tokens: self.tokens,
             bos: match self.bos {

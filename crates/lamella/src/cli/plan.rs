@@ -12,7 +12,9 @@ use super::{CliError, Exit, print};
 ///
 /// Statistics are taken (or loaded with `--statistics`) and sizes estimated from samples of rows; nothing is written.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lamella plan assets/stories260k --size 160KB\n  lamella plan org/name --size 40% --json")]
+#[command(
+    after_help = "Examples:\n  lamella plan assets/stories260k --size 160KB\n  lamella plan org/name --size 40% --json"
+)]
 pub(crate) struct Plan {
     #[command(flatten)]
     options: ModelOptions,
@@ -22,8 +24,10 @@ impl Plan {
     pub(crate) fn main(self) -> Result<Exit, CliError> {
         let bar = self.options.common.start()?;
         if self.options.budget.quality.is_some() {
-            return Err(CliError::usage("`plan` cannot tell the size of a `--quality`: it is found by measuring")
-                .hint("`lamella compress MODEL --quality …` finds it"));
+            return Err(CliError::usage(
+                "`plan` cannot tell the size of a `--quality`: it is found by measuring",
+            )
+            .hint("`lamella compress MODEL --quality …` finds it"));
         }
         let catalogue = lamella::catalogue();
         let input = Input::open(&self.options.model)?;
@@ -59,7 +63,8 @@ pub(crate) fn describe(report: &CompressReport) -> String {
             ]
         })
         .collect();
-    let loss = if report.arrays.iter().any(|array| array.measured_loss.is_some()) { "loss" } else { "predicted" };
+    let loss =
+        if report.arrays.iter().any(|array| array.measured_loss.is_some()) { "loss" } else { "predicted" };
     let mut text = print::table(&["array", "shape", "recipe", "bytes", "bits", loss, "why"], &rows);
     text.push_str(&format!("\n\n{}\n", summary(report)));
     for file in &report.left_out {
@@ -82,7 +87,10 @@ pub(crate) fn summary(report: &CompressReport) -> String {
         line.push_str(&format!(", linears at {linear:.3}"));
     }
     if report.calibration_tokens > 0 {
-        line.push_str(&format!("; calibrated on {} tokens of {}", report.calibration_tokens, report.calibration));
+        line.push_str(&format!(
+            "; calibrated on {} tokens of {}",
+            report.calibration_tokens, report.calibration
+        ));
     }
     line.push_str(&format!("; {:.1} s", report.seconds));
     line

@@ -13,7 +13,9 @@ use super::{CliError, Common, Exit, print};
 ///
 /// Exit code 1 where a claim does not hold.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lamella reproduce S056\n  lamella reproduce --wing weights --json\n  lamella reproduce --all --full")]
+#[command(
+    after_help = "Examples:\n  lamella reproduce S056\n  lamella reproduce --wing weights --json\n  lamella reproduce --all --full"
+)]
 pub(crate) struct Reproduce {
     /// Ids of systems, `S056`
     #[arg(value_name = "ID", required_unless_present_any = ["wing", "all"])]
@@ -55,15 +57,21 @@ impl Reproduce {
             self.ids
                 .iter()
                 .map(|id| {
-                    catalogue.systems().iter().find(|system| system.id.eq_ignore_ascii_case(id)).ok_or_else(|| {
-                        CliError::usage(format!("no system has the id `{id}`")).hint("`lamella systems` lists them")
-                    })
+                    catalogue.systems().iter().find(|system| system.id.eq_ignore_ascii_case(id)).ok_or_else(
+                        || {
+                            CliError::usage(format!("no system has the id `{id}`"))
+                                .hint("`lamella systems` lists them")
+                        },
+                    )
                 })
                 .collect::<Result<_, _>>()?
         };
         if let Some(planned) = chosen.iter().find(|system| system.measure.is_none()) {
-            return Err(CliError::usage(format!("`{}` {} is planned, not built: it has no claim to run", planned.id, planned.name))
-                .hint("`lamella systems` says which are built"));
+            return Err(CliError::usage(format!(
+                "`{}` {} is planned, not built: it has no claim to run",
+                planned.id, planned.name
+            ))
+            .hint("`lamella systems` says which are built"));
         }
         let data = self.data.clone().or_else(|| std::env::var_os("LAMELLA_DATA").map(PathBuf::from));
         let beside = PathBuf::from("../shared/data");

@@ -12,7 +12,9 @@ use super::{CliError, Common, Exit, print, progress};
 
 /// Continue a prompt with a model, from a `.lam` file or a directory
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lamella run story.lam \"Once upon a time\"\n  lamella run story.lam \"Once\" --temperature 0.8 --top-p 0.95 --seed 7\n  lamella run MODEL \"text\" --max-tokens 0 --logits logits.npy")]
+#[command(
+    after_help = "Examples:\n  lamella run story.lam \"Once upon a time\"\n  lamella run story.lam \"Once\" --temperature 0.8 --top-p 0.95 --seed 7\n  lamella run MODEL \"text\" --max-tokens 0 --logits logits.npy"
+)]
 pub(crate) struct Run {
     /// `.lam` file, model directory, weight file, or `org/name`
     #[arg(value_name = "MODEL")]
@@ -67,8 +69,10 @@ impl Run {
         self.common.start()?;
         let opened = Opened::open(&self.model, &lamella::catalogue())?;
         let model = &opened.model;
-        let tokenizer =
-            model.tokenizer.as_ref().ok_or_else(|| EvaluateError::NoTokenizer { name: opened.name.clone() })?;
+        let tokenizer = model
+            .tokenizer
+            .as_ref()
+            .ok_or_else(|| EvaluateError::NoTokenizer { name: opened.name.clone() })?;
         let prompt = tokenizer.encode(&self.prompt, true)?;
         if let Some(path) = &self.logits {
             let hidden = model.network.forward(std::slice::from_ref(&prompt))?;

@@ -70,12 +70,20 @@ impl Systems {
         self.common.start()?;
         let only = self.wing.as_deref().map(wing).transpose()?;
         let catalogue = lamella::catalogue();
-        let systems: Vec<Row<'_>> =
-            catalogue.systems().iter().filter(|system| only.is_none_or(|wing| wing == system.wing)).map(row).collect();
+        let systems: Vec<Row<'_>> = catalogue
+            .systems()
+            .iter()
+            .filter(|system| only.is_none_or(|wing| wing == system.wing))
+            .map(row)
+            .collect();
         let codecs: Vec<CodecRow<'_>> = catalogue
             .codecs()
             .iter()
-            .map(|codec| CodecRow { name: codec.name, summary: codec.summary, arguments: codec.arguments.to_vec() })
+            .map(|codec| CodecRow {
+                name: codec.name,
+                summary: codec.summary,
+                arguments: codec.arguments.to_vec(),
+            })
             .collect();
         if self.common.json {
             print::json(&Report { schema: 1, systems, codecs });
@@ -86,7 +94,13 @@ impl Systems {
             .map(|row| {
                 let wing = serde_json::to_value(row.wing).ok();
                 let wing = wing.and_then(|wing| wing.as_str().map(str::to_owned)).unwrap_or_default();
-                vec![row.id.to_owned(), wing, row.state.to_owned(), row.name.to_owned(), row.compresses.to_owned()]
+                vec![
+                    row.id.to_owned(),
+                    wing,
+                    row.state.to_owned(),
+                    row.name.to_owned(),
+                    row.compresses.to_owned(),
+                ]
             })
             .collect();
         let lines: Vec<String> = rows

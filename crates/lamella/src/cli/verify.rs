@@ -37,7 +37,10 @@ impl Verify {
                 verification.bits_per_element,
             );
             if verification.unused_bytes > 0 {
-                line.push_str(&format!("; the last {} bytes are part of a cut layer", verification.unused_bytes));
+                line.push_str(&format!(
+                    "; the last {} bytes are part of a cut layer",
+                    verification.unused_bytes
+                ));
             }
             print::data(&line);
         }

@@ -141,7 +141,7 @@ impl Model {
     fn code(&mut self, read: impl FnOnce(i64) -> bool) {
         // Contexts.
         let known_bits = self.partial.ilog2();
-        if known_bits % 4 == 0 {
+        if known_bits.is_multiple_of(4) {
             for (base, context) in self.bases.iter_mut().zip(self.contexts) {
                 let m = context.wrapping_add(self.partial.wrapping_mul(0x9e37_79b1));
                 *base = (m ^ m >> 15) as usize & ((1 << self.bits) - 16);
