@@ -9,7 +9,7 @@
 )]
 
 use lamella_codec::Catalogue;
-use lamella_codec::suite::{Cases, Violation, check_recipe};
+use lamella_codec::suite::{Cases, check_recipe};
 use lamella_weights::systems::codecs;
 
 /// Recipes per codec: the defaults, the narrowest and widest forms, every way to store a grid or an order.
@@ -31,12 +31,6 @@ fn catalogue() -> Catalogue {
     Catalogue::new(Vec::new(), codecs())
 }
 
-/// Codes of less than a byte leave bits over in the last one: a payload of one weight has the length of one of two,
-/// and the container, which keeps the shape under a checksum, is what tells them apart.
-fn is_length_alike(broken: &Violation) -> bool {
-    broken.law == "wrong spec" && broken.case.contains("[1, 1]") && broken.case.contains("[1, 2]")
-}
-
 fn check(codec: &str) {
     let catalogue = catalogue();
     let cases = if codec == "exact" { Cases::exact() } else { Cases::default() };
@@ -48,9 +42,6 @@ fn check(codec: &str) {
                     checked.n_arrays >= 20 && checked.n_damaged >= 200,
                     "{recipe} was hardly run: {checked:?}"
                 );
-            }
-            Err(broken) if codec != "exact" && codec != "house" && is_length_alike(&broken) => {
-                println!("{recipe}: all laws but this: {broken}");
             }
             Err(broken) => panic!("{broken}"),
         }

@@ -44,8 +44,8 @@ impl Factor {
         Self { upper: factor.upper().to_vec(), diagonal: factor.diagonal() }
     }
     fn identity(columns: usize) -> Self {
-        let upper = (0..columns * columns).map(|i| f32::from(u8::from(i % (columns + 1) == 0))).collect();
-        Self { upper, diagonal: vec![1.0; columns] }
+        // The sweep reads no factor as the identity: a wide matrix needs no square of its width.
+        Self { upper: Vec::new(), diagonal: vec![1.0; columns] }
     }
 }
 
