@@ -19,9 +19,6 @@ VARIANTS = [
     ("+ trellis of 64 states", "trellis=6", ["--allocate", "uniform"]),
     ("+ trellis of 128 states", "trellis=7", ["--allocate", "uniform"]),
     ("+ measured allocation: **the default**", "", []),
-    ("default with damping 0.003", "damping=0.003", []),
-    ("default with damping 0.1", "damping=0.1", []),
-    ("default with a third pass", "passes=3", []),
     ("default behind quantised blocks (`--sequential`)", "", ["--sequential"]),
 ]
 
@@ -31,7 +28,7 @@ def main():
     parser.add_argument("--program", default="target/release/lamella")
     parser.add_argument("--minilm", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--bits", type=float, nargs="*", default=[2.25, 3.25])
+    parser.add_argument("--bits", type=float, nargs="*", default=[2.25])
     parser.add_argument("--out", default="docs/results/house.md")
     options = parser.parse_args()
     text = os.path.join(options.data, "text/wikitext2_valid.txt")

@@ -37,7 +37,7 @@ def minilm(program, model, data, scratch, lines):
     for bits in (2, 3, 4):
         recipes = [f"rtn(bits={bits})"]
         recipes += [f"gptq(bits={bits}, groups={groups}, order={order}{extra})" for groups, order, extra in (
-            ("static", "natural", ""), ("static", "activation", ""), ("dynamic", "natural", ""), ("static", "natural", ", sequential"))]
+            ("static", "natural", ""), ("static", "activation", ""))]
         recipes += [f"house(bits={bits + 0.25})"]
         for recipe in recipes:
             out = os.path.join(scratch, "m.lam")
