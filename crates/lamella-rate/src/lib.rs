@@ -20,6 +20,8 @@
 //! | [`Evolution`] | of what is measured, not of a sum | generations x children measurements | where errors interact and the whole can be measured |
 //! | [`Greedy`] | usually within a percent | n log n | to check the others; follows a single path, so that plans of neighbouring budgets differ little |
 //!
+//! Where rows are free of each other, [`global_top`] chooses features of all arrays in one ranking instead.
+//!
 //! All but [`Evolution::search`] see sums only, not how errors of different arrays interact: predicted losses add up, real ones do not quite.
 //! The loss of the whole is to be measured after coding and reported beside the prediction.
 //!
@@ -49,8 +51,8 @@ mod search;
 mod size;
 
 pub use allocate::{
-    Allocation, AllocationError, Allocator, Evolution, Greedy, IntegerProgram, Knapsack, Lagrangian, Limit,
-    Offer, Problem, RatePoint, Round,
+    Allocation, AllocationError, Allocator, Evolution, FeatureScores, Greedy, IntegerProgram, Knapsack,
+    Lagrangian, Limit, Offer, Problem, RatePoint, Round, TopBudget, global_top,
 };
 pub use budget::{Budget, BudgetError, Metric};
 pub use curve::{Correction, CurveError, RateCurve, common_step};

@@ -7,12 +7,14 @@ mod knapsack;
 mod lagrangian;
 #[cfg(test)]
 mod tests;
+mod top;
 
 pub use evolution::{Evolution, Round};
 pub use greedy::Greedy;
 pub use integer_program::{IntegerProgram, Limit};
 pub use knapsack::Knapsack;
 pub use lagrangian::Lagrangian;
+pub use top::{FeatureScores, TopBudget, global_top};
 
 use serde::{Deserialize, Serialize};
 
