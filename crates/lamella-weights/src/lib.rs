@@ -11,13 +11,17 @@
 //! runtime wants plain groups, `rtn` where there is no text to calibrate on and no time, `exact` for what must not
 //! change.
 
+pub mod claims;
 pub mod compress;
 pub mod distortion;
 pub mod evaluate;
 pub mod gguf;
 pub mod grouped;
 pub mod house;
+pub mod inputs;
 pub mod lossless;
 pub mod matrix;
 pub mod open;
+pub mod sparse;
+pub mod spqr;
 pub mod systems;

@@ -5,16 +5,23 @@ mod exact;
 mod gptq;
 mod house;
 mod rtn;
+mod spqr;
 
 pub use exact::Exact;
 use lamella_codec::{Registration, System};
 
 /// Every codec of this wing that recipes can name.
 pub fn codecs() -> Vec<Registration> {
-    vec![exact::registration(), rtn::registration(), gptq::registration(), house::registration()]
+    vec![
+        exact::registration(),
+        rtn::registration(),
+        gptq::registration(),
+        house::registration(),
+        spqr::registration(),
+    ]
 }
 
 /// Every built system of this wing.
 pub fn systems() -> Vec<System> {
-    vec![evopress::system()]
+    vec![evopress::system(), spqr::system()]
 }

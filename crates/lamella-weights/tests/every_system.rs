@@ -23,6 +23,11 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
             "gptq(bits=2, group_size=32, zero=integer, order=activation)",
         ],
         "house" => &["house(bits=3)", "house(bits=2, trellis=0, passes=1)"],
+        "spqr" => &[
+            "spqr",
+            "spqr(bits=4, threshold=0.05, order=natural)",
+            "spqr(bits=2, scale_bits=16, group_size=5)",
+        ],
         _ => return None,
     })
 }
