@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, MadeTokenizer};
 use crate::mapped::MappedFile;
+use crate::safetensors::{CompressedTensors, is_compressed};
 use crate::side_files::{LeftOut, SideFiles};
 use crate::weight_files::{Found, find_weights};
 use crate::{GgufFile, IoError, Llama2cFile, RwkvCppFile, SafetensorsFile};
@@ -22,6 +23,7 @@ use crate::{GgufFile, IoError, Llama2cFile, RwkvCppFile, SafetensorsFile};
 /// | a directory with `*.safetensors.index.json` | all shards', in the order of their names | the same |
 /// | a directory with other `*.safetensors` | all of them | the same |
 /// | a directory with one `*.gguf` and no safetensors | that file's | as for the file |
+/// | a directory whose `config.json` names compressed-tensors | the weights its codes stand for | as above; `config.json` without the quantisation |
 /// | one `.safetensors` file | its own | none |
 /// | one GGUF file, one llama2.c or rwkv.cpp `.bin` file | its own, quantised ones as `f32` | what the file says: `config.json`, `tokenizer.json` |
 ///
@@ -88,7 +90,31 @@ impl ModelDirectory {
                 .map_err(|error| IoError::damaged(&config, format!("it is no JSON: {error}")))?;
             model.config = Some(value);
         }
-        Ok(model)
+        match model.config.take_if(|config| is_compressed(config)) {
+            Some(config) => model.expanded(config),
+            None => Ok(model),
+        }
+    }
+
+    /// A compressed-tensors checkpoint as the arrays it stands for; `config.json` then says nothing of quantisation.
+    fn expanded(mut self, config: Value) -> Result<Self, IoError> {
+        let shards = match std::mem::replace(&mut self.weights, Weights::Safetensors(Vec::new())) {
+            Weights::Safetensors(shards) => shards,
+            Weights::Other(_) => Vec::new(),
+        };
+        let checkpoint = CompressedTensors::new(shards, config)?;
+        self.specs = checkpoint.arrays().to_vec();
+        let places = self.specs.iter().enumerate();
+        self.by_name = places
+            .map(|(ordinal, spec)| (spec.name.clone(), (checkpoint.shard_of(&spec.name), ordinal)))
+            .collect();
+        self.config = checkpoint.config();
+        self.side_files.copied.retain(|(name, _)| name != "config.json");
+        if let Some(config) = &self.config {
+            self.made_files.push(("config.json".to_owned(), format!("{config:#}\n").into_bytes()));
+        }
+        self.weights = Weights::Other(Box::new(checkpoint));
+        Ok(self)
     }
 
     fn open_file(path: &Path) -> Result<Self, IoError> {

@@ -4,6 +4,7 @@
 //! * [`grouped`]: the stored form that all codecs with a grid per group share.
 //! * [`lossless`]: every bit kept: what `exact` writes, deltas to a base model, whole files byte for byte.
 //! * [`gguf`]: models as llama.cpp reads them, quantised into its block types.
+//! * [`compressed_tensors`]: checkpoints that vLLM and transformers load, quantised by the same solvers.
 //! * [`distortion`]: the loss that every codec here reports and every allocator spends by.
 //!
 //! # Which recipe should I use?
@@ -13,6 +14,7 @@
 
 pub mod claims;
 pub mod compress;
+pub mod compressed_tensors;
 pub mod distortion;
 pub mod evaluate;
 pub mod gguf;

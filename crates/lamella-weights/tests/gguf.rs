@@ -13,7 +13,9 @@ use lamella_codec::{Silent, TensorSource};
 use lamella_io::{GgmlType, GgufFile, ModelDirectory};
 use lamella_lm::Model;
 use lamella_math::SecondMoment;
-use lamella_weights::gguf::{Export, ExportError, TypeRule, export, quantize};
+use lamella_lm::statistics::SequenceOptions;
+use lamella_weights::compressed_tensors::{self, Scheme, SchemeRule};
+use lamella_weights::gguf::{Calibration, Export, ExportError, TypeRule, export, quantize};
 
 const KINDS: [GgmlType; 12] = [
     GgmlType::Q8_0,
@@ -129,7 +131,15 @@ fn story() -> (Model, Arc<ModelDirectory>, BTreeMap<String, Vec<u8>>) {
 }
 
 fn request(output: std::path::PathBuf, kind: Option<GgmlType>) -> Export {
-    Export { output, name: "story".to_owned(), kind, rules: Vec::new(), dry_run: false }
+    Export {
+        output,
+        name: "story".to_owned(),
+        kind,
+        rules: Vec::new(),
+        size: None,
+        sequential: true,
+        dry_run: false,
+    }
 }
 
 #[test]
@@ -172,6 +182,98 @@ fn rows_that_are_no_whole_blocks_fall_back_and_rules_are_followed() {
     assert_eq!(stored("model.layers.0.mlp.down_proj.weight"), GgmlType::F16);
     assert_eq!(stored("model.embed_tokens.weight"), GgmlType::F16);
     assert_eq!(stored("model.norm.weight"), GgmlType::F32);
+}
+
+/// Statistics of 512 tokens of the asset's own text.
+fn calibration(model: &Model) -> Calibration {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/stories260k/calibration.txt");
+    let text = std::fs::read_to_string(path).unwrap();
+    let options = SequenceOptions { max_tokens: 512, context_length: 128, ..SequenceOptions::default() };
+    Calibration::take(model, &text, &options, &Silent).unwrap()
+}
+
+#[test]
+fn a_size_is_met_by_a_mix_of_types() {
+    let (model, source, side_files) = story();
+    let calibration = calibration(&model);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("story.gguf");
+    let mut request = request(path.clone(), None);
+    let size = 230_000;
+    request.size = Some(size);
+    assert!(matches!(
+        export(&model, &side_files, None, &request, &Silent),
+        Err(ExportError::SizeNeedsText)
+    ));
+    let report = export(&model, &side_files, Some(&calibration), &request, &Silent).unwrap();
+    let written = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(report.bytes, written);
+    assert!(written <= size && written > size * 95 / 100, "{written} of {size}");
+    let kinds: std::collections::BTreeSet<&str> =
+        report.tensors.iter().filter(|row| row.shape.len() == 2).map(|row| row.kind).collect();
+    assert!(kinds.len() > 1, "{kinds:?}");
+    // Every number is near the original's.
+    let file = GgufFile::open(&path).unwrap();
+    for spec in file.arrays() {
+        let found = file.array(&spec.name).unwrap().to_f32().unwrap();
+        let expected = source.array(&spec.name).unwrap().to_f32().unwrap();
+        let energy: f32 = expected.iter().map(|value| value * value).sum();
+        let error: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum();
+        assert!(error < 0.05 * energy, "{}: {}", spec.name, error / energy);
+    }
+    request.size = Some(100_000);
+    let refused = export(&model, &side_files, Some(&calibration), &request, &Silent).unwrap_err();
+    assert!(matches!(refused, ExportError::TooSmall { missing } if missing > 0), "{refused}");
+}
+
+#[test]
+fn compressed_tensors_read_back_as_what_their_codes_stand_for() {
+    let (model, source, side_files) = story();
+    let calibration = calibration(&model);
+    let directory = tempfile::tempdir().unwrap();
+    let request = |name: &str, scheme| compressed_tensors::Export {
+        output: directory.path().join(name),
+        scheme,
+        rules: Vec::new(),
+        sequential: true,
+        dynamic_activations: false,
+        dry_run: false,
+    };
+    let schemes = [
+        (Scheme::Int4 { group_size: 32 }, 0.02),
+        (Scheme::Int8 { group_size: 32 }, 1e-4),
+        (Scheme::Int8Channel, 2e-4),
+        (Scheme::Fp8, 2e-3),
+    ];
+    for (scheme, bound) in schemes {
+        let request = request(scheme.name(), scheme);
+        let report =
+            compressed_tensors::export(&model, &side_files, Some(&calibration), &request, &Silent).unwrap();
+        let read = ModelDirectory::open(&request.output).unwrap();
+        assert_eq!(read.config(), source.config(), "the expanded model is not quantised");
+        assert_eq!(read.arrays().len(), source.arrays().len());
+        for spec in source.arrays() {
+            let (found, expected) = (read.array(&spec.name).unwrap(), source.array(&spec.name).unwrap());
+            assert_eq!(found.spec, expected.spec);
+            let is_coded = report.linears.iter().any(|row| row.name == spec.name);
+            if !is_coded {
+                assert_eq!(found.bytes, expected.bytes, "{}", spec.name);
+                continue;
+            }
+            let (found, expected) = (found.to_f32().unwrap(), expected.to_f32().unwrap());
+            let energy: f32 = expected.iter().map(|value| value * value).sum();
+            let error: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum();
+            assert!(error < bound * energy, "{scheme:?} {}: {}", spec.name, error / energy);
+        }
+        // 172 columns are no groups of 32, so the down projections stay; rows take all columns.
+        let is_grouped = matches!(scheme, Scheme::Int4 { .. } | Scheme::Int8 { .. });
+        assert_eq!(report.linears.len(), if is_grouped { 30 } else { 35 });
+    }
+    let mut parted = request("parted", Scheme::Int8Channel);
+    parted.rules.push(SchemeRule { pattern: "*.1.self_attn.k_proj.weight".to_owned(), scheme: None });
+    let refused = compressed_tensors::export(&model, &side_files, None, &parted, &Silent).unwrap_err();
+    assert!(refused.to_string().contains("layers.1.self_attn.k_proj"), "{refused}");
+    assert!(!parted.output.exists());
 }
 
 #[test]

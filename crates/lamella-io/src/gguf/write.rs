@@ -2,7 +2,7 @@
 //!
 //! [`GgufPlan`] says what a file of a Hugging Face model holds: metadata and tokenizer (`write_metadata.rs`,
 //! `write_tokenizer.rs`) and every tensor with the arrays it is made of (`write_names.rs`). [`GgufWriter`] then
-//! takes the tensors' bytes, one at a time, in the plan's order.
+//! takes the tensors' bytes, one at a time.
 
 #[path = "write_metadata.rs"]
 mod metadata;
@@ -11,7 +11,7 @@ mod names;
 #[path = "write_tokenizer.rs"]
 mod tokenizer;
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -134,12 +134,15 @@ impl GgufTensor {
 
 /// Writes one GGUF file, version 3, without holding it in memory.
 ///
-/// The header is fixed first; tensors come in its order. The file takes its place only in [`GgufWriter::finish`].
+/// The header is fixed first; tensors then come in any order, each exactly once. The file takes its place only in [`GgufWriter::finish`].
 #[derive(Debug)]
 pub struct GgufWriter {
     destination: PathBuf,
     tensors: Vec<GgufTensor>,
-    next: usize,
+    /// Where each tensor begins in the file.
+    starts: Vec<u64>,
+    is_written: Vec<bool>,
+    position: u64,
     file: BufWriter<NamedTempFile>,
 }
 
@@ -187,28 +190,41 @@ impl GgufWriter {
         let temporary = crate::temporary_beside(destination.as_ref())?;
         let mut file = BufWriter::with_capacity(1 << 20, temporary);
         file.write_all(&header).map_err(IoError::from)?;
-        Ok(Self { destination: destination.as_ref().to_owned(), tensors, next: 0, file })
+        let position = header.len() as u64;
+        let mut end = position;
+        let mut starts = Vec::with_capacity(tensors.len());
+        for tensor in &tensors {
+            starts.push(end);
+            end += tensor.size_bytes().unwrap_or(0).next_multiple_of(ALIGNMENT) as u64;
+        }
+        let is_written = vec![false; tensors.len()];
+        Ok(Self { destination: destination.as_ref().to_owned(), tensors, starts, is_written, position, file })
     }
 
-    /// Writes the next tensor.
+    /// Writes one tensor to its place; tensors may come in any order.
     ///
     /// # Errors
-    /// Another tensor is next, its bytes have another length, or the disk refuses.
+    /// The header has no such tensor, it was written before, its bytes have another length, or the disk refuses.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), GgufWriteError> {
         let unexpected = |message: String| GgufWriteError::Array { array: name.to_owned(), message };
-        let expected = self.tensors.get(self.next);
-        let Some(tensor) = expected.filter(|tensor| tensor.name == name) else {
-            let next = expected.map_or("the file is complete", |tensor| &tensor.name);
-            return Err(unexpected(format!("it is not the next tensor ({next})")));
+        let Some(ordinal) = self.tensors.iter().position(|tensor| tensor.name == name) else {
+            return Err(unexpected("the header does not name it".to_owned()));
         };
-        let size = tensor.size_bytes().unwrap_or(0);
+        if self.is_written[ordinal] {
+            return Err(unexpected("it was written before".to_owned()));
+        }
+        let size = self.tensors[ordinal].size_bytes().unwrap_or(0);
         if bytes.len() != size {
             return Err(unexpected(format!("{} bytes, its shape and type need {size}", bytes.len())));
         }
-        self.file.write_all(bytes).map_err(IoError::from)?;
+        if self.starts[ordinal] != self.position {
+            self.file.seek(SeekFrom::Start(self.starts[ordinal])).map_err(IoError::from)?;
+        }
         let padding = size.next_multiple_of(ALIGNMENT) - size;
+        self.file.write_all(bytes).map_err(IoError::from)?;
         self.file.write_all(&[0; ALIGNMENT][..padding]).map_err(IoError::from)?;
-        self.next += 1;
+        self.position = self.starts[ordinal] + (size + padding) as u64;
+        self.is_written[ordinal] = true;
         Ok(())
     }
 
@@ -217,7 +233,8 @@ impl GgufWriter {
     /// # Errors
     /// A tensor is missing, or the disk refuses.
     pub fn finish(self) -> Result<(), GgufWriteError> {
-        if let Some(tensor) = self.tensors.get(self.next) {
+        if let Some(ordinal) = self.is_written.iter().position(|&is_written| !is_written) {
+            let tensor = &self.tensors[ordinal];
             return Err(GgufWriteError::Array {
                 array: tensor.name.clone(),
                 message: "the file is finished and it was never written".to_owned(),

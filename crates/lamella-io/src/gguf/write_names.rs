@@ -23,8 +23,8 @@ pub struct GgufSource {
 
 impl GgufSource {
     /// Moves a part's rows from the order of Hugging Face (rotary halves) to llama.cpp's (adjacent pairs).
-    /// `values` is `[rows, columns]`; nothing happens where the rows stay.
-    pub fn reorder(&self, values: Vec<f32>) -> Vec<f32> {
+    /// `values` is `[rows, any]`, numbers or bytes of whole rows; nothing happens where the rows stay.
+    pub fn reorder<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
         let rows = self.shape.first().copied().unwrap_or(0);
         if self.reordered_heads == 0 || rows == 0 {
             return values;

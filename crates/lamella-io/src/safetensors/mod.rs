@@ -26,10 +26,12 @@
 //! # }
 //! ```
 
+mod compressed;
 mod file;
 mod header;
 mod writer;
 
+pub(crate) use compressed::{CompressedTensors, is_compressed};
 pub use file::SafetensorsFile;
 pub use header::SafetensorsHeader;
 pub use writer::SafetensorsWriter;

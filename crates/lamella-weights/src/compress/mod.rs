@@ -42,6 +42,7 @@ pub use calibration::{Calibration, CalibrationRequest};
 pub use input::Input;
 pub use plan::Job;
 pub use report::{ArrayRow, CompressReport};
+pub(crate) use run::Overlay;
 pub use treatment::{Place, Rule, Treatment, treat};
 pub use tune::{TuneError, TuneLength, TuneReport};
 

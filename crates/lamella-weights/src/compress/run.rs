@@ -470,9 +470,9 @@ impl Drift {
 }
 
 /// Quantised arrays where there are some, the original's elsewhere.
-pub(super) struct Overlay<'s> {
-    pub(super) above: &'s TensorMap,
-    pub(super) below: &'s dyn TensorSource,
+pub(crate) struct Overlay<'s> {
+    pub(crate) above: &'s TensorMap,
+    pub(crate) below: &'s dyn TensorSource,
 }
 
 impl TensorSource for Overlay<'_> {

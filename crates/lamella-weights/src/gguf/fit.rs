@@ -6,8 +6,12 @@
 
 use lamella_io::BlockForm;
 
-/// Steps of the search for a scale.
-const STEPS: usize = 9;
+/// Steps of the search for a group's scale.
+pub(super) const STEPS: usize = 9;
+/// What the steps of the search shrink by, likeliest first.
+const ORDER: [f32; STEPS] = [0.0, 2.0, 4.0, -1.0, 1.0, 3.0, 5.0, -2.0, 6.0];
+/// Steps where the scale only sets the unit that groups' scales are counted in.
+pub(super) const FEW_STEPS: usize = 3;
 
 /// Rounds `values` on a grid; the weighted squared error, codes written where there is room.
 pub(super) fn round(
@@ -58,8 +62,9 @@ fn least_squares(form: &BlockForm, values: &[f32], weights: &[f32], codes: &[u8]
     Some((scale as f32, minimum as f32))
 }
 
-/// Scale and minimum of a group of values, before they are themselves rounded.
-pub(super) fn fit(form: &BlockForm, values: &[f32], weights: &[f32]) -> (f32, f32) {
+/// Scale and minimum of a group of values, before they are themselves rounded; the first of `steps` tries are the
+/// likeliest.
+pub(super) fn fit(form: &BlockForm, values: &[f32], weights: &[f32], steps: usize) -> (f32, f32) {
     let mut codes = vec![0u8; values.len()];
     let mut best = (f64::INFINITY, 0.0f32, 0.0f32);
     let mut consider = |scale: f32, minimum: f32, codes: &mut Vec<u8>| {
@@ -82,9 +87,9 @@ pub(super) fn fit(form: &BlockForm, values: &[f32], weights: &[f32]) -> (f32, f3
     if form.has_minima() {
         let low = if form.most_minimum_code > 1 { low.min(0.0) } else { low };
         let last = (form.n_codes() - 1) as f32;
-        for step in 0..STEPS {
+        for step in 0..steps {
             // Shrinks the range, or widens it a little.
-            let shrink = 0.04 * (step as f32 - 1.0);
+            let shrink = 0.04 * ORDER[step];
             let range = (high - low) * (1.0 - shrink);
             let middle = 0.5 * (high + low);
             let floor = if step % 2 == 0 { low } else { middle - 0.5 * range };
@@ -98,12 +103,12 @@ pub(super) fn fit(form: &BlockForm, values: &[f32], weights: &[f32]) -> (f32, f3
         let (first, last) = (form.level(0), form.level((form.n_codes() - 1) as u8));
         let extreme = if -low > high { low } else { high };
         let other = if -low > high { high } else { low };
-        for step in 0..STEPS {
-            let shrink = 1.0 - 0.05 * (step as f32 - 2.0);
+        for step in 0..steps {
+            let shrink = 1.0 - 0.05 * ORDER[step];
             // The outermost level is one of two, and a scale may be negative.
             consider(extreme / first * shrink, 0.0, &mut codes);
             consider(extreme / last * shrink, 0.0, &mut codes);
-            if other != 0.0 && step == 2 {
+            if other != 0.0 && step == 0 {
                 consider(other / first, 0.0, &mut codes);
             }
         }

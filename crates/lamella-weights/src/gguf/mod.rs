@@ -1,8 +1,10 @@
 //! GGUF out: a model as llama.cpp reads it, quantised by this project's solvers.
 //!
 //! * [`export`]: the whole file: which tensor gets which type, metadata, tokenizer ([`Export`]).
+//!   With a size every tensor gets the type that loses least for its bytes, by measured sensitivities.
 //! * [`quantize`]: one matrix into one type's blocks: a scale search weighted by what each column's error costs,
-//!   inside the error-feedback sweep.
+//!   inside the error-feedback sweep; then coordinate descent over codes and scales.
+//! * [`Calibration`]: what a text says of the model.
 //!
 //! # Which type should I use?
 //! `q4_k` where nothing else is known, `q6_k` where the loss must not be seen, `iq4_xs` between `q3_k` and `q4_k`.
@@ -16,10 +18,17 @@
 //! assert!(weights.iter().zip(&back).all(|(a, b)| (a - b).abs() < 0.005));
 //! ```
 
+mod allocate;
+mod calibration;
+pub(crate) mod coding;
+pub(crate) mod drift;
 mod export;
 mod fit;
+mod refine;
 mod solve;
 mod sweep;
 
+pub use calibration::{BUILT_IN_TEXT, Calibration, CalibrationError};
 pub use export::{Export, ExportError, ExportReport, TensorRow, TypeRule, export};
 pub use solve::quantize;
+pub(crate) use solve::{Effort, costs, factor, solve};

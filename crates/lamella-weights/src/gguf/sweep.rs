@@ -10,12 +10,13 @@ use half::f16;
 use lamella_io::{BlockForm, Codes};
 use lamella_quant::feedback::{Chunk, ColumnQuantizer};
 
-use super::fit::{fit, round};
+use super::fit::{FEW_STEPS, STEPS, fit, round};
 
 /// Largest number that an `f16` holds.
 const LARGEST: f32 = 65_504.0;
 
-fn to_f16(value: f32) -> f32 {
+/// What a scale becomes when it is stored as `f16`.
+pub(super) fn to_f16(value: f32) -> f32 {
     f16::from_f32(value.clamp(-LARGEST, LARGEST)).to_f32()
 }
 
@@ -25,13 +26,15 @@ pub(super) struct BlockQuantizer<'a> {
     /// What an error of each column costs.
     costs: &'a [f32],
     rows: usize,
+    /// What a scale becomes when it is stored.
+    rounding: fn(f32) -> f32,
     /// Finished and current blocks, `[blocks, rows]`.
     pub(super) blocks: Vec<Codes>,
 }
 
 impl<'a> BlockQuantizer<'a> {
-    pub(super) fn new(form: BlockForm, costs: &'a [f32], rows: usize) -> Self {
-        Self { form, costs, rows, blocks: Vec::new() }
+    pub(super) fn new(form: BlockForm, costs: &'a [f32], rows: usize, rounding: fn(f32) -> f32) -> Self {
+        Self { form, costs, rows, rounding, blocks: Vec::new() }
     }
 
     /// Scales of a block from its current values.
@@ -42,31 +45,28 @@ impl<'a> BlockQuantizer<'a> {
         let fits: Vec<(f32, f32)> = values
             .chunks_exact(group)
             .zip(costs.chunks_exact(group))
-            .map(|(values, costs)| fit(form, values, costs))
+            .map(|(values, costs)| {
+                fit(form, values, costs, if form.has_groups() { FEW_STEPS } else { STEPS })
+            })
             .collect();
         if !form.has_groups() {
-            (block.scale, block.minimum) = (to_f16(fits[0].0), to_f16(fits[0].1));
+            (block.scale, block.minimum) = ((self.rounding)(fits[0].0), (self.rounding)(fits[0].1));
             return block;
         }
         let (low, high) = form.scale_codes;
         let widest =
             fits.iter().fold(0.0f32, |widest, fit| if fit.0.abs() > widest.abs() { fit.0 } else { widest });
         let most = fits.iter().fold(0.0f32, |most, fit| most.max(fit.1));
-        block.scale = to_f16(widest / if low < 0 { low as f32 } else { high as f32 });
+        block.scale = (self.rounding)(widest / if low < 0 { low as f32 } else { high as f32 });
         if form.has_minima() {
-            block.minimum = to_f16(most / form.most_minimum_code as f32);
+            block.minimum = (self.rounding)(most / form.most_minimum_code as f32);
         }
         block
     }
 
     /// A group's scale and minimum code for the values it has now.
     fn set_group(form: &BlockForm, block: &mut Codes, index: usize, values: &[f32], costs: &[f32]) {
-        if !form.has_groups() {
-            let (scale, minimum) = fit(form, values, costs);
-            (block.scale, block.minimum) = (to_f16(scale), to_f16(minimum));
-            return;
-        }
-        let (scale, minimum) = fit(form, values, costs);
+        let (scale, minimum) = fit(form, values, costs, STEPS);
         let (low, high) = form.scale_codes;
         let code = |value: f32, unit: f32, low: i32, high: i32| {
             if unit == 0.0 { 0 } else { ((value / unit).round() as i32).clamp(low, high) }

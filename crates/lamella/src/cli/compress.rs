@@ -8,6 +8,7 @@ use lamella::weights::compress::{Budget, CompressReport, Input, Job, Request, Tu
 use lamella::weights::evaluate::{EvaluateOptions, Opened, evaluate};
 
 use super::budget::Quality;
+use super::export::{Export, Format};
 use super::model_options::ModelOptions;
 use super::progress::Bar;
 use super::{CliError, Exit, plan, print};
@@ -18,7 +19,7 @@ use super::{CliError, Exit, plan, print};
 /// and packs everything, side files included, into one file. An interrupted run goes on where it stopped.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella compress MODEL --size 40% --calibrate text.txt\n  lamella compress MODEL --recipe 'gptq(bits=4, group_size=128)' --keep '*embed*'\n  lamella compress MODEL --quality kl=0.02"
+    after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella compress MODEL --size 40% --calibrate text.txt\n  lamella compress MODEL --recipe 'gptq(bits=4, group_size=128)' --keep '*embed*'\n  lamella compress MODEL --quality kl=0.02\n  lamella compress MODEL --to gguf --size 4.2GB --calibrate text.txt"
 )]
 pub(crate) struct Compress {
     #[command(flatten)]
@@ -32,6 +33,9 @@ pub(crate) struct Compress {
     /// Print the plan and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Write another tool's format instead: `gguf` at `--size`, or `compressed-tensors` (see `lamella export`)
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "lossless")]
+    to: Option<Format>,
     /// Keep every bit: `expand` gives back byte-identical files, side files too
     #[arg(long, conflicts_with_all = ["size", "bits", "quality", "dry_run"])]
     lossless: bool,
@@ -45,6 +49,9 @@ pub(crate) struct Compress {
 
 impl Compress {
     pub(crate) fn main(self) -> Result<Exit, CliError> {
+        if let Some(to) = self.to {
+            return self.export(to);
+        }
         let bar = self.options.common.start()?;
         let output = self.output()?;
         if self.lossless {
@@ -71,6 +78,21 @@ impl Compress {
             }
         }
         Ok(Exit::Done)
+    }
+
+    /// Writes another tool's format.
+    fn export(self, to: Format) -> Result<Exit, CliError> {
+        if to == Format::Gguf && self.options.budget.size.is_none() {
+            return Err(CliError::usage("`compress --to gguf` needs a `--size`")
+                .hint("`lamella export --to gguf --type q4_k` gives every matrix one type"));
+        }
+        let name = self.options.model.trim_end_matches('/').rsplit('/').next().unwrap_or("model");
+        let name = name.trim_end_matches(".safetensors");
+        let output = self.output.clone().unwrap_or_else(|| match to {
+            Format::Gguf => PathBuf::from(format!("{name}.gguf")),
+            _ => PathBuf::from(format!("{name}-compressed")),
+        });
+        Export::of_compress(&self.options, to, output, self.overwrite, self.dry_run)?.main()
     }
 
     fn compress_lossless(&self, output: &std::path::Path, bar: &Bar) -> Result<Exit, CliError> {

@@ -8,15 +8,14 @@ use clap::{Args, ValueEnum};
 use lamella::codec::{Array, ArraySpec, Progress, TensorSource};
 use lamella::file::File;
 use lamella::io::{GgmlType, SafetensorsWriter};
-use lamella::lm::Model;
-use lamella::lm::statistics::{
-    CalibrationOptions, Provenance, SequenceOptions, Statistics, TextUse, calibrate, sequences, text_hash,
-};
+use lamella::lm::statistics::SequenceOptions;
+use lamella::weights::compressed_tensors::{self, Scheme, SchemeRule};
 use lamella::weights::evaluate::{Opened, is_coded};
-use lamella::weights::gguf::{Export as Request, TypeRule, export};
+use lamella::weights::gguf::{BUILT_IN_TEXT, Calibration, Export as Request, TypeRule, export};
 use lamella::weights::open::CodedModel;
 use serde::Serialize;
 
+use super::model_options::ModelOptions;
 use super::{CliError, Common, Exit, print};
 
 /// Side files: name and bytes.
@@ -28,7 +27,7 @@ type SideFiles = Vec<(String, Vec<u8>)>;
 /// into one of its block types; `--calibrate` lets a text decide where the error goes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  lamella export assets/stories260k --to gguf -o story.gguf --type f16\n  lamella export MODEL --to gguf -o q4.gguf --type q4_k --rule '*embed*=q6_k' --calibrate text.txt\n  lamella export model.gguf --to safetensors -o model/"
+    after_help = "Examples:\n  lamella export assets/stories260k --to gguf -o story.gguf --type f16\n  lamella export MODEL --to gguf -o model.gguf --size 4.2GB --calibrate text.txt\n  lamella export MODEL --to gguf -o q4.gguf --type q4_k --rule '*embed*=q6_k' --calibrate text.txt\n  lamella export model.gguf --to safetensors -o model/"
 )]
 pub(crate) struct Export {
     /// `.lam` file, model directory, weight file, or `org/name`
@@ -45,10 +44,30 @@ pub(crate) struct Export {
     /// f32, f16, bf16, q8_0, q6_k, q5_k, q5_0, q5_1, q4_k, q4_0, q4_1, iq4_nl, iq4_xs, q3_k or q2_k
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
-    /// GGUF: another type for matching tensors; repeatable, the last match wins
+    /// GGUF: size of the file; each tensor gets the type that loses least at or under it, measured on the text
+    ///
+    /// Bytes, KB/MB/GB, KiB/MiB/GiB, or a percentage of the model's weight files.
+    #[arg(long, value_name = "SIZE", conflicts_with = "kind")]
+    size: Option<String>,
+    /// GGUF, compressed-tensors: quantise every block for what it sees in the original, not behind the quantised blocks before it
+    #[arg(long)]
+    independent: bool,
+    /// compressed-tensors: scheme of every linear of the blocks
+    ///
+    /// int4 and int8 in groups of columns, int8-channel and fp8 with one scale a row
+    #[arg(long, value_name = "SCHEME", default_value = "int4")]
+    scheme: String,
+    /// compressed-tensors: columns that share a scale
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    group_size: usize,
+    /// compressed-tensors: tell runtimes to round activations of int8-channel and fp8 linears to 8 bits too
+    #[arg(long)]
+    dynamic_activations: bool,
+    /// Another type (GGUF) or scheme (compressed-tensors, also `none`) for matching tensors; repeatable, the last
+    /// match wins
     #[arg(long, value_name = "GLOB=TYPE")]
     rule: Vec<String>,
-    /// GGUF: text whose statistics decide scales and codes
+    /// GGUF, compressed-tensors: text whose statistics decide scales and codes
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
     /// Calibration tokens at most
@@ -68,11 +87,13 @@ pub(crate) struct Export {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// One file for llama.cpp
     Gguf,
     /// A directory of the Hugging Face kind
     Safetensors,
+    /// The same, quantised, for vLLM and transformers
+    CompressedTensors,
 }
 
 fn kind(name: &str) -> Result<GgmlType, CliError> {
@@ -83,36 +104,149 @@ fn kind(name: &str) -> Result<GgmlType, CliError> {
 }
 
 impl Export {
+    /// `compress --to`: the same with the options of that verb.
+    pub(crate) fn of_compress(
+        options: &ModelOptions,
+        to: Format,
+        output: PathBuf,
+        overwrite: bool,
+        dry_run: bool,
+    ) -> Result<Self, CliError> {
+        let unused = [
+            ("--recipe", options.recipe != "house"),
+            ("--bits", options.budget.bits.is_some()),
+            ("--quality", options.budget.quality.is_some()),
+            ("--keep", !options.keep.is_empty()),
+            ("--statistics", options.statistics.is_some()),
+            ("--paragraphs", options.paragraphs.is_some()),
+            ("--longer-than", options.longer_than.is_some()),
+            ("--tune", options.tune.is_some() || options.tune_steps.is_some()),
+        ];
+        if let Some((flag, _)) = unused.iter().find(|(_, is_given)| *is_given) {
+            return Err(CliError::usage(format!("`{flag}` is for `.lam` files, not for `--to`"))
+                .hint("`--size`, `--rule GLOB=TYPE`, `--calibrate`, `--tokens` and `--context` apply"));
+        }
+        Ok(Self {
+            model: options.model.clone(),
+            to,
+            output,
+            kind: None,
+            size: options.budget.size.clone(),
+            independent: false,
+            scheme: "int4".to_owned(),
+            group_size: 128,
+            dynamic_activations: false,
+            rule: options.rule.clone(),
+            calibrate: options.calibrate.clone(),
+            tokens: options.tokens,
+            context: options.context,
+            overwrite,
+            dry_run,
+            common: options.common.clone(),
+        })
+    }
+
     pub(crate) fn main(self) -> Result<Exit, CliError> {
         let bar = self.common.start()?;
         match self.to {
             Format::Gguf => self.gguf(&bar)?,
             Format::Safetensors => {
-                if self.kind.is_some() || !self.rule.is_empty() || self.calibrate.is_some() {
+                if self.kind.is_some()
+                    || self.size.is_some()
+                    || !self.rule.is_empty()
+                    || self.calibrate.is_some()
+                {
                     return Err(CliError::usage(
-                        "`--type`, `--rule` and `--calibrate` belong to `--to gguf`",
+                        "`--type`, `--size`, `--rule` and `--calibrate` belong to `--to gguf`",
                     ));
                 }
                 self.safetensors(&bar)?;
+            }
+            Format::CompressedTensors => {
+                if self.kind.is_some() || self.size.is_some() {
+                    return Err(CliError::usage("`--type` and `--size` belong to `--to gguf`")
+                        .hint("`--scheme int4` says what linears become"));
+                }
+                self.compressed_tensors(&bar)?;
             }
         }
         bar.finish();
         Ok(Exit::Done)
     }
 
+    /// Rules as pattern and name.
+    fn rules(&self) -> Result<Vec<(&str, &str)>, CliError> {
+        let parted = |rule: &'_ String| CliError::usage(format!("`--rule {rule}` is not GLOB=TYPE"));
+        self.rule.iter().map(|rule| rule.rsplit_once('=').ok_or_else(|| parted(rule))).collect()
+    }
+
+    fn compressed_tensors(&self, progress: &dyn Progress) -> Result<(), CliError> {
+        let scheme = |name: &str| {
+            Scheme::from_name(name, self.group_size).ok_or_else(|| {
+                CliError::usage(format!("`{name}` is no scheme"))
+                    .hint("schemes are int4, int8, int8-channel and fp8; rules also take `none`")
+            })
+        };
+        let mut rules = Vec::new();
+        for (pattern, name) in self.rules()? {
+            let scheme = if name == "none" { None } else { Some(scheme(name)?) };
+            rules.push(SchemeRule { pattern: pattern.to_owned(), scheme });
+        }
+        let request = compressed_tensors::Export {
+            output: self.output.clone(),
+            scheme: scheme(&self.scheme)?,
+            rules,
+            sequential: !self.independent,
+            dynamic_activations: self.dynamic_activations,
+            dry_run: self.dry_run,
+        };
+        self.check_free()?;
+        let opened = Opened::open_lazy(&self.model, &lamella::catalogue())?;
+        let calibration = if self.dry_run { None } else { self.calibration(&opened, progress)? };
+        let report = compressed_tensors::export(
+            &opened.model,
+            &opened.side_files,
+            calibration.as_ref(),
+            &request,
+            progress,
+        )?;
+        if self.common.json {
+            print::json(&report);
+        } else {
+            print::data(&format!(
+                "{}  {}  {:.3} bits per weight, {} linears",
+                report.directory,
+                print::bytes(report.array_bytes),
+                report.bits_per_weight,
+                report.linears.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses an output directory that holds something.
+    fn check_free(&self) -> Result<(), CliError> {
+        let is_free = !self.output.exists()
+            || std::fs::read_dir(&self.output).is_ok_and(|mut directory| directory.next().is_none());
+        if is_free || self.dry_run {
+            return Ok(());
+        }
+        Err(CliError::usage(format!("`{}` exists and is not empty", self.output.display()))
+            .hint("give another directory, or remove this one"))
+    }
+
     fn gguf(&self, progress: &dyn Progress) -> Result<(), CliError> {
         let mut rules = Vec::new();
-        for rule in &self.rule {
-            let (pattern, name) = rule
-                .rsplit_once('=')
-                .ok_or_else(|| CliError::usage(format!("`--rule {rule}` is not GLOB=TYPE")))?;
+        for (pattern, name) in self.rules()? {
             rules.push(TypeRule { pattern: pattern.to_owned(), kind: kind(name)? });
         }
-        let request = Request {
+        let mut request = Request {
             output: self.output.clone(),
             name: model_name(&self.model),
             kind: self.kind.as_deref().map(kind).transpose()?,
             rules,
+            size: None,
+            sequential: !self.independent,
             dry_run: self.dry_run,
         };
         if self.output.exists() && !self.overwrite && !self.dry_run {
@@ -120,11 +254,13 @@ impl Export {
                 .hint("give another name, or `--overwrite`"));
         }
         let opened = Opened::open_lazy(&self.model, &lamella::catalogue())?;
-        let statistics = match &self.calibrate {
-            Some(path) if !self.dry_run => Some(self.statistics(&opened.model, path, progress)?),
-            _ => None,
-        };
-        let report = export(&opened.model, &opened.side_files, statistics.as_ref(), &request, progress)?;
+        if let Some(text) = &self.size {
+            let size: lamella::rate::Size = text.parse()?;
+            request.size = Some(size.bytes(opened.bytes));
+        }
+        let is_needed = !self.dry_run || self.size.is_some();
+        let calibration = if is_needed { self.calibration(&opened, progress)? } else { None };
+        let report = export(&opened.model, &opened.side_files, calibration.as_ref(), &request, progress)?;
         if self.common.json {
             print::json(&report);
         } else {
@@ -143,38 +279,32 @@ impl Export {
         Ok(())
     }
 
-    fn statistics(
-        &self,
-        model: &Model,
-        path: &Path,
-        progress: &dyn Progress,
-    ) -> Result<Statistics, CliError> {
-        let text = std::fs::read(path)
-            .map_err(|error| CliError::usage(format!("`{}` cannot be read: {error}", path.display())))?;
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let tokenizer = model
-            .tokenizer
-            .as_ref()
-            .ok_or_else(|| CliError::usage("the model has no `tokenizer.json`, so no text can be read"))?;
-        let default = SequenceOptions::default();
-        let context = self.context.unwrap_or(default.context_length).min(model.network.context_length());
-        let options = SequenceOptions { max_tokens: self.tokens, context_length: context, ..default };
-        let sequences = sequences(tokenizer, model.network.family(), &text, &options)?;
-        let text_use = TextUse {
-            hash: text_hash(&text),
-            tokens: sequences.iter().map(|sequence| sequence.len() as u64).sum(),
-            sequences: sequences.len() as u64,
+    /// Statistics of the text that is given, of the model's own, or where a size asks for one of a built-in text.
+    fn calibration(&self, opened: &Opened, progress: &dyn Progress) -> Result<Option<Calibration>, CliError> {
+        let beside = || Some(Path::new(&self.model).join("calibration.txt")).filter(|path| path.is_file());
+        let path = match (&self.calibrate, &self.size) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some(_)) => beside(),
+            (None, None) => return Ok(None),
         };
-        // These statistics are never saved, so nothing asks which model they belong to.
-        let mut statistics = Statistics::new(Provenance { model: String::new(), texts: vec![text_use] });
-        let report =
-            |done: u64, total: u64, current: &str| progress.advance("calibrate", done, total, current);
-        calibrate(&model.network, &sequences, &CalibrationOptions::default(), &mut statistics, &report)?;
-        progress.check()?;
-        for array in statistics.unreached(model.network.linears()) {
-            progress.warn(&format!("the text never reached `{array}`: it is quantised without statistics"));
-        }
-        Ok(statistics)
+        let text = match path {
+            Some(path) => {
+                let bytes = std::fs::read(&path).map_err(|error| {
+                    CliError::usage(format!("`{}` cannot be read: {error}", path.display()))
+                })?;
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            None => {
+                progress.warn(
+                    "no text was given: a built-in text of 64 KB is used; text like what the model will see (`--calibrate FILE`) gives better results",
+                );
+                BUILT_IN_TEXT.to_owned()
+            }
+        };
+        let default = SequenceOptions::default();
+        let context_length = self.context.unwrap_or(default.context_length);
+        let options = SequenceOptions { max_tokens: self.tokens, context_length, ..default };
+        Ok(Some(Calibration::take(&opened.model, &text, &options, progress)?))
     }
 
     fn safetensors(&self, progress: &dyn Progress) -> Result<(), CliError> {
@@ -187,12 +317,7 @@ impl Export {
             let side_files = directory.side_files()?;
             (Arc::new(directory), side_files)
         };
-        let is_free = !self.output.exists()
-            || std::fs::read_dir(&self.output).is_ok_and(|mut directory| directory.next().is_none());
-        if !is_free && !self.dry_run {
-            return Err(CliError::usage(format!("`{}` exists and is not empty", self.output.display()))
-                .hint("give another directory, or remove this one"));
-        }
+        self.check_free()?;
         let specs: Vec<ArraySpec> = source.arrays().to_vec();
         if !self.dry_run {
             // Everything is written under a temporary name: an interrupted run leaves nothing that looks whole.
