@@ -247,3 +247,43 @@ impl Checkpoint for CompressedTensors {
         self.shards.iter().map(SafetensorsFile::size_bytes).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{ModelDirectory, SafetensorsFile};
+    use lamella_codec::TensorSource;
+
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/compressed_tensors");
+
+    /// Both files were written by `tools/make_compressed_tensors_golden.py` with the package.
+    #[test]
+    fn compressed_tensors_expand_as_their_package_does() {
+        let model = ModelDirectory::open(GOLDEN).unwrap();
+        let expected = SafetensorsFile::open(format!("{GOLDEN}/expected.safetensors")).unwrap();
+        assert_eq!(model.arrays().len(), expected.arrays().len());
+        for spec in expected.arrays() {
+            assert_eq!(model.array(&spec.name).unwrap(), expected.array(&spec.name).unwrap());
+        }
+        assert!(model.config().unwrap().get("quantization_config").is_none());
+    }
+
+    #[test]
+    fn flips_and_cuts_of_the_header_never_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        fs_err::copy(format!("{GOLDEN}/config.json"), directory.path().join("config.json")).unwrap();
+        let original = fs_err::read(format!("{GOLDEN}/model.safetensors")).unwrap();
+        let path = directory.path().join("model.safetensors");
+        for at in (8..1400).step_by(5) {
+            let mut bytes = original.clone();
+            bytes[at] ^= 1 << (at % 7);
+            fs_err::write(&path, &bytes).unwrap();
+            if let Ok(model) = ModelDirectory::open(directory.path()) {
+                for spec in model.arrays() {
+                    let _ = model.array(&spec.name);
+                }
+            }
+        }
+        fs_err::write(&path, &original[..original.len() - 100]).unwrap();
+        assert!(ModelDirectory::open(directory.path()).is_err());
+    }
+}
