@@ -12,8 +12,8 @@ use std::sync::Arc;
 use lamella_codec::{Silent, TensorSource};
 use lamella_io::{GgmlType, GgufFile, ModelDirectory};
 use lamella_lm::Model;
-use lamella_math::SecondMoment;
 use lamella_lm::statistics::SequenceOptions;
+use lamella_math::SecondMoment;
 use lamella_weights::compressed_tensors::{self, Scheme, SchemeRule};
 use lamella_weights::gguf::{Calibration, Export, ExportError, TypeRule, export, quantize};
 
@@ -201,10 +201,7 @@ fn a_size_is_met_by_a_mix_of_types() {
     let mut request = request(path.clone(), None);
     let size = 230_000;
     request.size = Some(size);
-    assert!(matches!(
-        export(&model, &side_files, None, &request, &Silent),
-        Err(ExportError::SizeNeedsText)
-    ));
+    assert!(matches!(export(&model, &side_files, None, &request, &Silent), Err(ExportError::SizeNeedsText)));
     let report = export(&model, &side_files, Some(&calibration), &request, &Silent).unwrap();
     let written = std::fs::metadata(&path).unwrap().len();
     assert_eq!(report.bytes, written);
