@@ -18,6 +18,7 @@
 //! | [`Knapsack`] | exact where the budget has no more bytes than buckets, else close to it | arrays x points x buckets | few arrays, ragged points, exact answers |
 //! | [`IntegerProgram`] | exact | may grow exponentially | further limits beside bytes: operations, latency |
 //! | [`Evolution`] | of what is measured, not of a sum | generations x children measurements | where errors interact and the whole can be measured |
+//! | [`ErrorBudget`] | of bytes at a given loss, to its buckets' rounding | arrays x points x buckets | a loss is given and the fewest bytes are wanted |
 //! | [`Greedy`] | usually within a percent | n log n | to check the others; follows a single path, so that plans of neighbouring budgets differ little |
 //!
 //! Where rows are free of each other, [`global_top`] chooses features of all arrays in one ranking instead.
@@ -51,10 +52,10 @@ mod search;
 mod size;
 
 pub use allocate::{
-    Allocation, AllocationError, Allocator, Evolution, FeatureScores, Greedy, IntegerProgram, Knapsack,
-    Lagrangian, Limit, Offer, Problem, RatePoint, Round, TopBudget, global_top,
+    Allocation, AllocationError, Allocator, ErrorBudget, Evolution, FeatureScores, Greedy, IntegerProgram,
+    Knapsack, Lagrangian, Limit, Offer, Problem, RatePoint, Round, TopBudget, global_top,
 };
 pub use budget::{Budget, BudgetError, Metric};
-pub use curve::{Correction, CurveError, RateCurve, common_step};
+pub use curve::{LOG2_STEPS, RateCurve, common_step};
 pub use search::{Found, Search, SearchError};
 pub use size::{Size, SizeError, bytes_text};

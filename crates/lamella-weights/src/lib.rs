@@ -21,6 +21,7 @@ pub mod gguf;
 pub mod grouped;
 pub mod house;
 pub mod inputs;
+mod levels;
 pub mod lossless;
 pub mod matrix;
 pub mod open;

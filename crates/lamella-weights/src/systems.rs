@@ -3,7 +3,9 @@
 mod evopress;
 mod exact;
 mod gptq;
+mod hawq;
 mod house;
+mod lgreco;
 mod rtn;
 mod spqr;
 
@@ -23,5 +25,5 @@ pub fn codecs() -> Vec<Registration> {
 
 /// Every built system of this wing.
 pub fn systems() -> Vec<System> {
-    vec![evopress::system(), spqr::system()]
+    vec![hawq::system(), evopress::system(), spqr::system(), lgreco::system()]
 }

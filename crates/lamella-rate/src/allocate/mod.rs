@@ -1,5 +1,6 @@
 //! One point for each array under a budget.
 
+mod error_budget;
 mod evolution;
 mod greedy;
 mod integer_program;
@@ -9,6 +10,7 @@ mod lagrangian;
 mod tests;
 mod top;
 
+pub use error_budget::ErrorBudget;
 pub use evolution::{Evolution, Round};
 pub use greedy::Greedy;
 pub use integer_program::{IntegerProgram, Limit};

@@ -1,6 +1,6 @@
 use super::*;
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 impl Random {
     fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -9,13 +9,13 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % n
     }
-    fn unit(&mut self) -> f64 {
+    pub(super) fn unit(&mut self) -> f64 {
         self.below(1 << 30) as f64 / (1u64 << 30) as f64
     }
 }
 
 /// Arrays whose loss falls by about four with each bit, with jitter, dominated points and sometimes a tie.
-fn instance(seed: u64, n_arrays: u64, n_points: u64) -> Problem {
+pub(super) fn instance(seed: u64, n_arrays: u64, n_points: u64) -> Problem {
     let mut random = Random(seed);
     let offers = (0..n_arrays)
         .map(|i| {

@@ -19,42 +19,48 @@
 
 use std::collections::BTreeMap;
 
-use lamella_codec::{Array, Progress, Silent, TensorMap, TensorSource};
-use lamella_lm::judge::compare_logits;
-use lamella_lm::statistics::paragraphs;
-use lamella_lm::{Family, Hidden, Model, Network, Role};
+use lamella_codec::{Array, Codec, Progress, Rate, TensorMap};
+use lamella_lm::{Family, Network, Role};
 use rayon::prelude::*;
 
+use super::measure::{Bench, MAX_LOGITS, TOKENS, WINDOW};
 use super::plan::Limit;
-use super::run::Overlay;
 use super::{CompressError, Job, Place};
 
 /// How the budget is spread over the arrays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Allocate {
     /// One relative step for all, embeddings and heads at a fixed fraction of it.
     Uniform,
     /// By each array's measured effect on the model's output.
     #[default]
     Measured,
+    /// The same; the arrays that the patterns of one list match share a step, as fused kernels want.
+    Tied(Vec<Vec<String>>),
+    /// As a plan says: an array's own step over the common one, by name. Arrays without an entry keep theirs.
+    Given(BTreeMap<String, f64>),
+}
+
+/// What measuring found, for reports and for choosing between recipes.
+pub(super) struct Sensitivities {
+    /// Loss of the model with only this target coded at its own step at that time.
+    pub(super) losses: BTreeMap<usize, f64>,
+    /// `log2` of the common step then.
+    pub(super) log2_step: f64,
+    /// Each target's step over the common one then, as without allocation.
+    pub(super) ratios: BTreeMap<usize, f64>,
+    /// Tokens that losses were measured on.
+    pub(super) tokens: usize,
+    /// Seconds that coding every array once took.
+    pub(super) coding_seconds: f64,
 }
 
 /// Operations that measuring should take, and that it may take before arrays are measured in groups.
 const OPERATIONS: (f64, f64) = (1.2e12, 5e12);
 /// Operations beyond which nothing is measured.
 const MOST_OPERATIONS: f64 = 1e14;
-/// Tokens of a measurement, at least and at most.
-const TOKENS: (usize, usize) = (512, 4096);
-/// Logits held at most.
-const MAX_LOGITS: usize = 64 << 20;
-/// Window of decoders.
-const WINDOW: usize = 256;
-/// Every so many windows behind the calibration text is used, so that more than one article is seen.
-const WINDOW_STRIDE: usize = 4;
 /// Steps move at most so many octaves.
 const MAX_OCTAVES: f64 = 2.0;
-/// Weights up to which the network is held in memory while it is measured.
-const RESIDENT_WEIGHTS: u64 = 512 << 20;
 /// Probes whose arrays are coded side by side.
 const BATCH: usize = 4;
 
@@ -83,9 +89,8 @@ impl Job<'_> {
     /// Returns whether anything changed.
     pub(super) fn allocate(&mut self, progress: &dyn Progress) -> Result<bool, CompressError> {
         let free = self.free_targets();
-        let is_wanted =
-            self.request.allocate == Allocate::Measured && self.limit != Limit::None && free.len() > 1;
-        if !is_wanted || self.calibration.is_none() {
+        let is_measured = matches!(self.request.allocate, Allocate::Measured | Allocate::Tied(_));
+        if !is_measured || self.limit == Limit::None || free.len() < 2 || self.calibration.is_none() {
             return Ok(false);
         }
         let Some(model) = &self.input.model else { return Ok(false) };
@@ -96,28 +101,108 @@ impl Job<'_> {
             );
             return Ok(false);
         };
-        let losses = self.losses(&probes, tokens, progress)?;
-        let mut wanted: BTreeMap<usize, f64> = BTreeMap::new();
+        let bench = self.bench(model, tokens)?;
+        let (losses, coding_seconds) = self.losses(&probes, &bench, progress)?;
+        let tokens = bench.tokens();
+        drop(bench);
+        let mut shares: BTreeMap<usize, f64> = BTreeMap::new();
         for (probe, loss) in probes.iter().zip(&losses) {
             let slopes: f64 = probe.arrays.iter().map(|&target| self.bytes_an_octave(target)).sum();
             for &target in &probe.arrays {
-                wanted.insert(target, 0.5 * (slopes / loss).log2());
+                shares.insert(target, loss * self.bytes_an_octave(target) / slopes);
             }
         }
+        let mut wanted: BTreeMap<usize, f64> = BTreeMap::new();
+        for (&target, loss) in &shares {
+            wanted.insert(target, 0.5 * (self.bytes_an_octave(target) / loss).log2());
+        }
+        let ties = self.ties()?;
+        for tied in &ties {
+            let members = || tied.iter().filter(|target| shares.contains_key(target));
+            let slopes: f64 = members().map(|&target| self.bytes_an_octave(target)).sum();
+            let loss: f64 = members().map(|target| shares[target]).sum();
+            members().for_each(|&target| {
+                wanted.insert(target, 0.5 * (slopes / loss).log2());
+            });
+        }
+        let ratios = shares.keys().map(|&target| (target, self.treatment(target).step_ratio)).collect();
+        self.sensitivities =
+            Some(Sensitivities { losses: shares, log2_step: self.log2_step, ratios, tokens, coding_seconds });
         let octaves = centred(&wanted, |target| self.bytes_an_octave(target));
         for (&target, &octaves) in &octaves {
-            let index = self.targets[target].members[0];
-            self.treatments[index].step_ratio *= octaves.exp2();
-            let ratio = self.treatments[index].step_ratio;
-            if let Some(curve) = self.curves.get_mut(&target) {
-                curve.set_ratio(ratio);
-            }
+            self.set_ratio(target, self.treatment(target).step_ratio * octaves.exp2());
+        }
+        for tied in &ties {
+            let ratio = self.treatment(tied[0]).step_ratio;
+            tied.iter().for_each(|&target| self.set_ratio(target, ratio));
         }
         Ok(true)
     }
 
+    fn set_ratio(&mut self, target: usize, ratio: f64) {
+        let index = self.targets[target].members[0];
+        self.treatments[index].step_ratio = ratio;
+        if let Some(curve) = self.curves.get_mut(&target) {
+            curve.set_ratio(ratio);
+        }
+    }
+
+    /// Checks ties and takes a plan's steps, before anything expensive happens.
+    pub(super) fn prepare_allocation(&mut self) -> Result<(), CompressError> {
+        self.ties()?;
+        let Allocate::Given(steps) = &self.request.allocate else { return Ok(()) };
+        for (name, &ratio) in steps {
+            let target = (0..self.targets.len())
+                .find(|&target| self.names(target).any(|known| known == name))
+                .ok_or_else(|| self.nothing_matches(name))?;
+            if !(ratio.is_finite() && ratio > 0.0) {
+                return Err(CompressError::BadStep { array: name.clone(), ratio });
+            }
+            self.set_ratio(target, ratio);
+        }
+        Ok(())
+    }
+
+    fn nothing_matches(&self, pattern: &str) -> CompressError {
+        let names: Vec<&str> = self.treatments.iter().take(3).map(|t| t.spec.name.as_str()).collect();
+        CompressError::PatternMatchesNothing { pattern: pattern.to_owned(), examples: names.join("`, `") }
+    }
+
+    /// Free targets that must share a step; lists with a target in common are one.
+    pub(super) fn ties(&self) -> Result<Vec<Vec<usize>>, CompressError> {
+        let Allocate::Tied(lists) = &self.request.allocate else { return Ok(Vec::new()) };
+        let mut ties: Vec<Vec<usize>> = Vec::new();
+        for list in lists {
+            let mut tied: Vec<usize> = Vec::new();
+            for pattern in list {
+                let bad = |error: globset::Error| CompressError::BadPattern {
+                    pattern: pattern.clone(),
+                    message: error.kind().to_string(),
+                };
+                let glob = globset::Glob::new(pattern).map_err(bad)?.compile_matcher();
+                let matches = |target: &usize| self.names(*target).any(|name| glob.is_match(name));
+                let found: Vec<usize> = (0..self.targets.len()).filter(matches).collect();
+                if found.is_empty() {
+                    return Err(self.nothing_matches(pattern));
+                }
+                tied.extend(found.into_iter().filter(|&target| self.is_free(target)));
+            }
+            let (touching, mut apart): (Vec<_>, Vec<_>) =
+                ties.into_iter().partition(|other| other.iter().any(|target| tied.contains(target)));
+            tied.extend(touching.into_iter().flatten());
+            tied.sort_unstable();
+            tied.dedup();
+            if tied.len() < 2 {
+                return Err(CompressError::TieOfOne { patterns: list.join(",") });
+            }
+            apart.push(tied);
+            ties = apart;
+        }
+        Ok(ties)
+    }
+
     /// Bytes that an octave of step costs an array near the uniform step.
-    fn bytes_an_octave(&self, target: usize) -> f64 {
+    pub(super) fn bytes_an_octave(&self, target: usize) -> f64 {
         let most = self.targets[target].spec.len() as f64 / 8.0;
         let slope = self
             .curves
@@ -182,7 +267,7 @@ impl Job<'_> {
     }
 
     /// The array's own name and those of its twins.
-    fn names(&self, target: usize) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self, target: usize) -> impl Iterator<Item = &str> {
         let member = self.targets[target].members[0];
         let is_same = move |(index, place): (usize, Place)| index == member || place == Place::TwinOf(member);
         let all = self.treatments.iter().enumerate();
@@ -190,126 +275,59 @@ impl Job<'_> {
             .map(|(_, other)| other.spec.name.as_str())
     }
 
-    /// Text behind the calibration text: neither statistics nor, by the protocols, evaluation have seen it. A text
-    /// without more is used twice.
-    fn unseen(&self, model: &Model, tokens: usize) -> Result<Vec<Vec<u32>>, CompressError> {
-        let request = &self.request.calibration;
-        let seen = self.calibration.as_ref().map_or(&[][..], |calibration| &calibration.sequences);
-        let used: usize = seen.iter().map(Vec::len).sum();
-        let (text, _) = request.read_text(self.input, &Silent)?;
-        let mut longer = request.clone();
-        let options = &mut longer.sequences;
-        let mut fresh: Vec<Vec<u32>> = if let Some(range) = &mut options.paragraphs {
-            let end = (range.end + tokens / 16).min(paragraphs(&text, options.longer_than).count());
-            let start = range.end.min(end);
-            *range = start..end;
-            options.max_tokens = 2 * tokens;
-            if start < end { longer.sequences(self.input, &text)? } else { Vec::new() }
-        } else if model.network.family() == Family::Encoder {
-            options.max_tokens = used + 2 * tokens;
-            longer.sequences(self.input, &text)?.split_off(seen.len())
-        } else {
-            options.max_tokens = used + WINDOW + tokens * WINDOW_STRIDE;
-            options.context_length = options.context_length.min(WINDOW);
-            let mut begun = 0;
-            let windows = longer.sequences(self.input, &text)?.into_iter().filter(|window| {
-                begun += window.len();
-                begun - window.len() >= used
-            });
-            let windows: Vec<Vec<u32>> = windows.collect();
-            let stride = if windows.len() * WINDOW >= tokens * WINDOW_STRIDE { WINDOW_STRIDE } else { 1 };
-            windows.into_iter().step_by(stride).collect()
-        };
-        if fresh.iter().map(Vec::len).sum::<usize>() < TOKENS.0.min(used) {
-            fresh = seen.iter().rev().cloned().collect();
-        }
-        let mut held = 0;
-        let fits = |sequence: &Vec<u32>| {
-            held += sequence.len();
-            held <= tokens || held == sequence.len()
-        };
-        Ok(fresh.into_iter().filter(|sequence| !sequence.is_empty()).take_while(fits).collect())
-    }
-
-    /// Loss of each probe, never below a thousandth of the mean.
+    /// Loss of each probe, never below a thousandth of the mean, and the seconds that coding alone took.
     fn losses(
         &self,
         probes: &[Probe],
-        tokens: usize,
+        bench: &Bench<'_>,
         progress: &dyn Progress,
-    ) -> Result<Vec<f64>, CompressError> {
-        let own = self.input.model.as_ref().ok_or(CompressError::NoTokenizer)?;
-        let resident = (self.weights() <= RESIDENT_WEIGHTS)
-            .then(|| {
-                let side: BTreeMap<String, Vec<u8>> = self.input.side_files.iter().cloned().collect();
-                Model::with_config(own.config.clone(), self.input.directory.clone(), &side)?
-                    .network
-                    .resident()
-            })
-            .transpose()?;
-        let network = resident.as_ref().unwrap_or(&own.network);
-        let sequences = self.unseen(own, tokens)?;
-        let mut states = vec![network.begin(&sequences)?];
-        for block in 0..network.n_blocks() {
-            let mut hidden = states[block].clone();
-            network.block(block, &mut hidden, None)?;
-            states.push(hidden);
-        }
-        let original = Outcome::of(network, &states[network.n_blocks()], None)?;
+    ) -> Result<(Vec<f64>, f64), CompressError> {
         let mut losses = Vec::with_capacity(probes.len());
+        let mut coding = 0.0;
         for batch in probes.chunks(BATCH) {
+            let started = std::time::Instant::now();
             let coded: Vec<TensorMap> =
                 batch.par_iter().map(|probe| self.coded_alone(probe)).collect::<Result<_, _>>()?;
+            coding += started.elapsed().as_secs_f64();
             for (probe, coded) in batch.iter().zip(&coded) {
                 progress.check()?;
                 let name = &self.targets[probe.arrays[0]].spec.name;
                 progress.advance("measure sensitivities", losses.len() as u64, probes.len() as u64, name);
-                let source = Overlay { above: coded, below: &*self.input.directory };
-                let mut hidden = match probe.embeds {
-                    true => network.begin_with(&source, &sequences)?,
-                    false => states[probe.from].clone(),
-                };
-                for block in probe.from..network.n_blocks() {
-                    match self.touches(probe, block) {
-                        true => network.block_with(block, &source, &mut hidden, None)?,
-                        false => network.block(block, &mut hidden, None)?,
-                    }
-                }
-                let heads = network.linears().iter().filter(|site| site.block.is_none());
-                let is_head = heads.into_iter().any(|site| coded.spec(&site.weight).is_some());
-                losses.push(original.loss(&Outcome::of(
-                    network,
-                    &hidden,
-                    is_head.then_some(&source as _),
-                )?)?);
+                losses.push(bench.loss(coded, probe.from, probe.embeds)?);
             }
         }
         let floor = 1e-3 * losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-        Ok(losses.into_iter().map(|loss| loss.max(floor).max(f64::MIN_POSITIVE)).collect())
-    }
-
-    fn touches(&self, probe: &Probe, block: usize) -> bool {
-        let mut blocks =
-            probe.arrays.iter().filter_map(|&target| self.treatment(target).site.as_ref()?.block);
-        blocks.any(|own| own == block)
+        Ok((losses.into_iter().map(|loss| loss.max(floor).max(f64::MIN_POSITIVE)).collect(), coding))
     }
 
     /// The arrays of a probe, coded at the uniform step and decoded, under all their names.
     fn coded_alone(&self, probe: &Probe) -> Result<TensorMap, CompressError> {
         let mut decoded = TensorMap::default();
         for &target in &probe.arrays {
-            let (codec, spec) = (self.codec(target), &self.targets[target].spec);
             let rate = self.step_rate(self.log2_step)(target);
-            let encoded = codec.encode(&self.array(target)?, &self.knowledge(target)?, rate)?;
-            let payloads: Vec<&[u8]> = encoded.layers.iter().map(|layer| &layer.payload[..]).collect();
-            let array = codec.decode(spec, &payloads)?;
-            for name in self.names(target) {
-                let mut spec = spec.clone();
-                name.clone_into(&mut spec.name);
-                decoded.insert(Array::new(spec, array.bytes.to_vec())?);
-            }
+            self.code_into(&mut decoded, target, self.codec(target), rate)?;
         }
         Ok(decoded)
+    }
+
+    /// Adds a target coded and decoded, under all its names; returns its bytes.
+    pub(super) fn code_into(
+        &self,
+        decoded: &mut TensorMap,
+        target: usize,
+        codec: &dyn Codec,
+        rate: Rate,
+    ) -> Result<u64, CompressError> {
+        let spec = &self.targets[target].spec;
+        let encoded = codec.encode(&self.array(target)?, &self.knowledge(target)?, rate)?;
+        let payloads: Vec<&[u8]> = encoded.layers.iter().map(|layer| &layer.payload[..]).collect();
+        let array = codec.decode(spec, &payloads)?;
+        for name in self.names(target) {
+            let mut spec = spec.clone();
+            name.clone_into(&mut spec.name);
+            decoded.insert(Array::new(spec, array.bytes.to_vec())?);
+        }
+        Ok(encoded.size_bytes() as u64)
     }
 }
 
@@ -322,51 +340,6 @@ fn centred(wanted: &BTreeMap<usize, f64>, weight: impl Fn(usize) -> f64) -> BTre
         .iter()
         .map(|(&target, octaves)| (target, (octaves - mean).clamp(-MAX_OCTAVES, MAX_OCTAVES)))
         .collect()
-}
-
-/// What a model makes of a text.
-enum Outcome {
-    /// `[tokens, vocab_size]`
-    Logits {
-        values: Vec<f32>,
-        tokens: usize,
-    },
-    Embeddings(Vec<Vec<f32>>),
-}
-
-impl Outcome {
-    fn of(
-        network: &Network,
-        hidden: &Hidden,
-        head: Option<&dyn TensorSource>,
-    ) -> Result<Self, CompressError> {
-        if network.family() == Family::Encoder {
-            return Ok(Self::Embeddings(network.embed(hidden)));
-        }
-        let tokens = hidden.n_tokens();
-        let values = match head {
-            Some(source) => network.logits_with(source, hidden, 0..tokens, None)?,
-            None => network.logits(hidden, None)?,
-        };
-        Ok(Self::Logits { values, tokens })
-    }
-
-    /// Mean KL divergence of `other` from this in nats, or mean squared distance.
-    fn loss(&self, other: &Self) -> Result<f64, CompressError> {
-        Ok(match (self, other) {
-            (Self::Logits { values, tokens }, Self::Logits { values: changed, .. }) => {
-                let compared = compare_logits(values, changed, &vec![0; *tokens])
-                    .map_err(|(_, row)| CompressError::NotFinite { token: row })?;
-                compared.iter().map(|row| row.kl_divergence).sum::<f64>() / compared.len().max(1) as f64
-            }
-            (Self::Embeddings(own), Self::Embeddings(changed)) => {
-                let square = |(a, b): (&f32, &f32)| f64::from(a - b) * f64::from(a - b);
-                let of = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(square).sum::<f64>();
-                own.iter().zip(changed).map(of).sum::<f64>() / own.len().max(1) as f64
-            }
-            _ => 0.0,
-        })
-    }
 }
 
 #[cfg(test)]

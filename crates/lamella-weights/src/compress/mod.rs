@@ -4,10 +4,11 @@
 //! Input::open          a directory, a weight file, org/name       (input.rs)
 //! treat                which recipe each array gets, and why      (treatment.rs)
 //! CalibrationRequest   second moments of the original model       (calibration.rs)
-//! Job::plan            one step for all free arrays that meets    (plan.rs, curve.rs)
+//! Job::plan            one step for all free arrays that meets    (plan.rs)
 //!                      the budget, from a sample of rows
 //! Job::allocate        each array's effect on the output,       (allocate.rs)
-//!                      measured; steps that follow it
+//!                      measured; steps that follow it           (measure.rs)
+//! Job::choose          one of several recipes for each array      (candidates.rs)
 //! Job::run             one sweep per array, finished layers       (run.rs)
 //!                      spooled, unspent bytes carried on, the
 //!                      last arrays closing the budget
@@ -20,9 +21,11 @@
 
 mod allocate;
 mod calibration;
-mod curve;
+mod candidates;
 mod input;
 mod manifest;
+mod measure;
+mod outlook;
 mod plan;
 mod report;
 mod run;
@@ -39,7 +42,9 @@ use lamella_lm::statistics::StatisticsError;
 
 pub use allocate::Allocate;
 pub use calibration::{Calibration, CalibrationRequest};
+pub use candidates::Choice;
 pub use input::Input;
+pub use outlook::{AllocationReport, CurvePoint, Estimate};
 pub use plan::Job;
 pub use report::{ArrayRow, CompressReport};
 pub(crate) use run::Overlay;
@@ -111,6 +116,14 @@ pub enum CompressError {
     PatternMatchesNothing { pattern: String, examples: String },
     #[error("pattern `{pattern}` is not a glob: {message}")]
     BadPattern { pattern: String, message: String },
+    #[error("`{patterns}` ties fewer than two arrays whose recipe has a free rate")]
+    TieOfOne { patterns: String },
+    #[error("the step ratio {ratio} of array `{array}` is not a number above 0")]
+    BadStep { array: String, ratio: f64 },
+    #[error(transparent)]
+    Allocation(#[from] lamella_rate::AllocationError),
+    #[error("there is nothing to choose by: {reason}")]
+    NothingMeasured { reason: String },
     #[error("array `{array}` cannot get `{recipe}`: it {refusal}")]
     RuleRefused { array: String, recipe: String, refusal: Refusal },
     #[error("the model has no `tokenizer.json`, so no text can be read for its statistics")]

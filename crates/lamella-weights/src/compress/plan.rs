@@ -6,9 +6,10 @@ use lamella_codec::{
     Array, ArrayError, Catalogue, Knowledge, Point, Progress, Rate, Recipe, TensorSource, Value,
 };
 use lamella_file::{LayerEntry, Manifest, SideFiles, size_of};
+use lamella_rate::{LOG2_STEPS, RateCurve, common_step};
 use rayon::prelude::*;
 
-use super::curve::{Curve, LOG2_STEPS, common_step};
+use super::allocate::Sensitivities;
 use super::manifest::{Target, describe, targets};
 use super::{Budget, Calibration, CompressError, Input, Place, Request, Treatment, treat};
 
@@ -39,13 +40,15 @@ pub struct Job<'a> {
     pub(super) calibration: Option<Calibration>,
     pub(super) limit: Limit,
     /// Curves of the free targets.
-    pub(super) curves: BTreeMap<usize, Curve>,
+    pub(super) curves: BTreeMap<usize, RateCurve>,
     /// Points of the free targets, for the predicted distortion.
     points: BTreeMap<usize, Vec<Point>>,
     /// Bytes of every target: exact for fixed ones, predicted for free ones.
     pub(super) predicted_bytes: Vec<f64>,
     /// The common step.
     pub(super) log2_step: f64,
+    /// What measuring found, where it was done.
+    pub(super) sensitivities: Option<Sensitivities>,
     pub(super) started: std::time::Instant,
     pub(super) warnings: Vec<String>,
 }
@@ -83,10 +86,12 @@ impl<'a> Job<'a> {
             curves: BTreeMap::new(),
             points: BTreeMap::new(),
             log2_step: 0.0,
+            sensitivities: None,
             started: std::time::Instant::now(),
             warnings: Vec::new(),
         };
         job.check_tunable()?;
+        job.prepare_allocation()?;
         job.warn_of_the_unknown(progress);
         if is_exact {
             job.warn(progress, "the size holds every array exactly, so nothing is quantised".to_owned());
@@ -356,7 +361,7 @@ impl<'a> Job<'a> {
             for _ in 0..3 {
                 // The manifest grows by bytes with its lengths, so the allowance is looked at again.
                 let allowed = self.allowed()?;
-                let curves: Vec<&Curve> = self.curves.values().collect();
+                let curves: Vec<&RateCurve> = self.curves.values().collect();
                 self.log2_step = common_step(&curves, allowed * 0.998, 1.0);
                 for &target in &free {
                     self.predicted_bytes[target] = self.curves[&target].bytes(self.log2_step);
@@ -401,7 +406,7 @@ impl<'a> Job<'a> {
             .collect::<Result<_, CompressError>>()?;
         for (target, points) in measured {
             let (len, ratio) = (self.targets[target].spec.len(), self.treatment(target).step_ratio);
-            self.curves.entry(target).or_insert_with(|| Curve::new(&[], len, ratio)).extend(&points);
+            self.curves.entry(target).or_insert_with(|| RateCurve::new(&[], len, ratio)).extend(&points);
             self.points.entry(target).or_default().extend(points);
         }
         Ok(())

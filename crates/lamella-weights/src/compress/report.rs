@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lamella_rate::common_step;
 use serde::Serialize;
 
 use super::manifest::Target;
@@ -9,6 +10,7 @@ use super::plan::Limit;
 use super::{CompressError, Job};
 
 use super::TuneReport;
+use super::outlook::{AllocationReport, Estimate};
 
 /// One array's row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,6 +25,15 @@ pub struct ArrayRow {
     pub bytes: u64,
     /// Bits per element.
     pub bits_per_weight: f64,
+    /// The array's own step over the one common to all, where its recipe has a free rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_ratio: Option<f64>,
+    /// Bits per element that one relative step for all arrays would give it in a file of the same size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uniform_bits_per_weight: Option<f64>,
+    /// What its error is predicted to add to the loss of the model, in the unit of the allocation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_loss: Option<f64>,
     /// Distortion predicted before coding, over that of storing nothing; 0 for exact arrays.
     pub predicted_loss: f64,
     /// Distortion measured after coding, over that of storing nothing; `None` in a plan.
@@ -58,6 +69,12 @@ pub struct CompressReport {
     pub calibration: String,
     /// Tokens of that text.
     pub calibration_tokens: u64,
+    /// What the job is expected to take; only in a plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
+    /// What measured allocation predicts, where it was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<AllocationReport>,
     /// What tuning did, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tune: Option<TuneReport>,
@@ -74,7 +91,9 @@ impl Job<'_> {
     pub fn report(&self) -> Result<CompressReport, CompressError> {
         let lengths = self.predicted_lengths();
         let bytes = self.file_bytes(&lengths)?;
-        self.report_of(bytes, &self.predicted_bytes, &BTreeMap::new())
+        let mut report = self.report_of(bytes, &self.predicted_bytes, &BTreeMap::new())?;
+        report.estimate = Some(self.estimate(bytes));
+        Ok(report)
     }
 
     pub(super) fn report_of(
@@ -92,6 +111,9 @@ impl Job<'_> {
                 place[member] = Some((target, target_bytes[target] * share));
             }
         }
+        let uniform = self.uniform_curves();
+        let spent: f64 = self.curves.values().map(|curve| curve.bytes(self.log2_step)).sum();
+        let uniform_step = common_step(&uniform.values().collect::<Vec<_>>(), spent, 1.0);
         for (index, treatment) in self.treatments.iter().enumerate() {
             let (target, bytes) = place[index].map_or((None, 0.0), |(target, bytes)| (Some(target), bytes));
             let weights = treatment.spec.len() as f64;
@@ -112,6 +134,13 @@ impl Job<'_> {
                 recipe: treatment.codec.recipe().to_string(),
                 bytes: bytes.round() as u64,
                 bits_per_weight: if weights > 0.0 { bytes * 8.0 / weights } else { 0.0 },
+                step_ratio: target.filter(|&target| self.is_free(target)).map(|_| treatment.step_ratio),
+                uniform_bits_per_weight: target
+                    .filter(|_| self.sensitivities.is_some())
+                    .and_then(|target| uniform.get(&target))
+                    .map(|curve| curve.bytes(uniform_step) * 8.0 / weights.max(1.0)),
+                model_loss: target
+                    .and_then(|target| self.model_loss(target, self.log2_step + treatment.step_ratio.log2())),
                 predicted_loss: relative(predicted),
                 measured_loss: result.map(|result| relative(result.0)),
                 reason: treatment.reason.clone(),
@@ -140,6 +169,8 @@ impl Job<'_> {
                 .calibration
                 .as_ref()
                 .map_or(0, |calibration| calibration.statistics.provenance().tokens()),
+            estimate: None,
+            allocation: self.allocation(bytes)?,
             tune: None,
             arrays,
             left_out: self

@@ -8,20 +8,20 @@ use lamella_codec::{
 use lamella_file::Spool;
 use lamella_lm::Hidden;
 use lamella_lm::statistics::{Detail, InputStatistics, observe_block};
+use lamella_rate::{LOG2_STEPS, RateCurve, common_step};
 use rayon::prelude::*;
 
-use super::curve::{Curve, LOG2_STEPS, common_step};
 use super::plan::Limit;
 use super::{CompressError, CompressReport, Job};
 
 /// Arrays coded side by side at one step. Fixed: the carried budget must not depend on the thread count.
 const BATCH: usize = 4;
 /// Elements of the arrays coded side by side, unless one alone has more.
-const BATCH_ELEMENTS: usize = 8 << 20;
+pub(super) const BATCH_ELEMENTS: usize = 8 << 20;
 /// The closing arrays hold at least this share of the free bytes.
 const CLOSING_SHARE: f64 = 0.08;
 /// Up to so many free weights every array is a closing one: the whole model is coded a few times.
-const SMALL_MODEL_WEIGHTS: usize = 8 << 20;
+pub(super) const SMALL_MODEL_WEIGHTS: usize = 8 << 20;
 /// The budget is met when at least this share of it is used.
 const CLOSE_ENOUGH: f64 = 0.998;
 const CLOSING_ROUNDS: usize = 14;
@@ -283,7 +283,7 @@ impl Job<'_> {
             Limit::File(bytes) | Limit::Payloads(bytes) => bytes,
             Limit::None => u64::MAX,
         };
-        let curves: Vec<&Curve> = closing.iter().filter_map(|target| self.curves.get(target)).collect();
+        let curves: Vec<&RateCurve> = closing.iter().filter_map(|target| self.curves.get(target)).collect();
         let mut at = self.carried_step(finished)?;
         let mut too_large: Option<(f64, u64)> = None;
         let mut best: Option<(f64, u64, Vec<Encoded>)> = None;
@@ -363,7 +363,7 @@ fn next_step(
     at: f64,
     used: f64,
     aim: f64,
-    curves: &[&Curve],
+    curves: &[&RateCurve],
     too_large: Option<(f64, u64)>,
     fits: Option<(f64, u64)>,
 ) -> f64 {

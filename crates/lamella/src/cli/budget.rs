@@ -30,6 +30,11 @@ pub(crate) enum Quality {
 }
 
 impl BudgetOptions {
+    /// Whether any of them was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.size.is_some() || self.bits.is_some() || self.quality.is_some()
+    }
+
     /// The budget, and the text that is stored in the file.
     pub(crate) fn budget(&self, weight_bytes: u64) -> Result<(Budget, String), CliError> {
         if let Some(text) = &self.size {

@@ -19,7 +19,7 @@ use super::{CliError, Exit, plan, print};
 /// and packs everything, side files included, into one file. An interrupted run goes on where it stopped.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella compress MODEL --size 40% --calibrate text.txt\n  lamella compress MODEL --recipe 'gptq(bits=4, group_size=128)' --keep '*embed*'\n  lamella compress MODEL --quality kl=0.02\n  lamella compress MODEL --to gguf --size 4.2GB --calibrate text.txt"
+    after_help = "Examples:\n  lamella compress assets/stories260k --size 160KB -o story.lam\n  lamella compress MODEL --size 40% --calibrate text.txt\n  lamella compress MODEL --recipe 'gptq(bits=4, group_size=128)' --keep '*embed*'\n  lamella compress MODEL --quality kl=0.02\n  lamella compress MODEL --size 40% --report report.html\n  lamella compress MODEL --plan plan.toml\n  lamella compress MODEL --to gguf --size 4.2GB --calibrate text.txt"
 )]
 pub(crate) struct Compress {
     #[command(flatten)]
@@ -67,6 +67,7 @@ impl Compress {
             }
         };
         bar.finish();
+        self.options.write_report(&report)?;
         if self.options.common.json {
             print::json(&report);
         } else if self.dry_run {

@@ -6,11 +6,14 @@ use clap::{Args, ValueEnum};
 use lamella::codec::Recipe;
 use lamella::lm::Family;
 use lamella::lm::statistics::{BosRule, SequenceOptions};
-use lamella::weights::compress::{Allocate, CalibrationRequest, Input, Request, Rule, TuneLength};
+use lamella::weights::compress::{
+    Allocate, CalibrationRequest, CompressReport, Input, Request, Rule, TuneLength,
+};
 use lamella::weights::evaluate::fit_paragraphs;
 
 use super::budget::BudgetOptions;
-use super::{CliError, Common};
+use super::plan_file::PlanFile;
+use super::{CliError, Common, html};
 
 /// Paragraphs of an encoder's calibration text, of those longer than [`ENCODER_LONGER_THAN`] characters.
 const ENCODER_PARAGRAPHS: std::ops::Range<usize> = 0..96;
@@ -58,8 +61,18 @@ pub(crate) struct ModelOptions {
     #[arg(long)]
     pub(crate) sequential: bool,
     /// How bits are spread: by each array's measured effect on the output, or one relative step for all
-    #[arg(long, value_enum, default_value_t = Allocation::Measured)]
+    #[arg(long, value_enum, default_value_t = Allocation::Measured, conflicts_with = "tie")]
     pub(crate) allocate: Allocation,
+    /// Arrays that must share a relative step (fused q, k and v): globs with commas between; repeatable
+    #[arg(long, value_name = "GLOB,GLOB")]
+    pub(crate) tie: Vec<String>,
+    /// Do what a plan says that `lamella plan --toml` wrote and that may have been edited; `--size`, `--bits`, `--rule`
+    /// and `--keep` go before it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["recipe", "allocate", "tie"])]
+    pub(crate) plan: Option<PathBuf>,
+    /// Write a report to look at in a browser: one HTML file with charts, nothing loaded from elsewhere
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     /// Then tune norms and biases for about so many minutes, so that predictions come nearer to the original's
     #[arg(long, value_name = "MINUTES")]
     pub(crate) tune: Option<f64>,
@@ -99,9 +112,10 @@ pub(crate) fn range(text: &str) -> Result<std::ops::Range<usize>, CliError> {
 impl ModelOptions {
     /// The request; the output path is empty for a plan.
     pub(crate) fn request(&self, input: &Input, output: PathBuf) -> Result<Request, CliError> {
-        let recipe: Recipe = self.recipe.parse()?;
+        let plan = self.plan.as_deref().map(PlanFile::read).transpose()?;
+        let recipe: Recipe = plan.as_ref().map_or(&self.recipe, |plan| &plan.recipe).parse()?;
         let exact = Recipe::new("exact");
-        let mut rules: Vec<Rule> = Vec::new();
+        let mut rules: Vec<Rule> = plan.as_ref().map_or(Ok(Vec::new()), PlanFile::rules)?;
         for rule in &self.rule {
             let (pattern, recipe) = rule
                 .split_once('=')
@@ -109,7 +123,11 @@ impl ModelOptions {
             rules.push(Rule { pattern: pattern.to_owned(), recipe: recipe.parse()? });
         }
         rules.extend(self.keep.iter().map(|glob| Rule { pattern: glob.clone(), recipe: exact.clone() }));
-        let (budget, budget_text) = self.budget.budget(input.directory.weight_bytes())?;
+        let own = match &plan {
+            Some(plan) if !self.budget.is_given() => plan.budget(),
+            _ => self.budget.clone(),
+        };
+        let (budget, budget_text) = own.budget(input.directory.weight_bytes())?;
         let beside = output.parent().filter(|parent| !parent.as_os_str().is_empty());
         let scratch = beside.map_or_else(|| PathBuf::from("."), PathBuf::from);
         let sequential = self.sequential || recipe.flag("sequential").unwrap_or(false);
@@ -122,11 +140,36 @@ impl ModelOptions {
             calibration: self.calibration(input, scratch)?,
             sequential,
             tune: self.tune()?,
-            allocate: match self.allocate {
-                Allocation::Measured => Allocate::Measured,
-                Allocation::Uniform => Allocate::Uniform,
+            allocate: match (&plan, self.allocate) {
+                (Some(plan), _) => Allocate::Given(plan.steps()),
+                (None, Allocation::Measured) if self.tie.is_empty() => Allocate::Measured,
+                (None, Allocation::Measured) => Allocate::Tied(self.ties()?),
+                (None, Allocation::Uniform) => Allocate::Uniform,
             },
         })
+    }
+
+    /// Each `--tie` as its globs.
+    fn ties(&self) -> Result<Vec<Vec<String>>, CliError> {
+        let split = |tie: &String| -> Result<Vec<String>, CliError> {
+            let globs: Vec<String> = tie.split(',').map(|glob| glob.trim().to_owned()).collect();
+            if globs.iter().any(String::is_empty) {
+                return Err(CliError::usage(format!("`--tie {tie}` has an empty pattern"))
+                    .hint("`--tie '*.q_proj.weight,*.k_proj.weight'` ties all that either matches"));
+            }
+            Ok(globs)
+        };
+        self.tie.iter().map(split).collect()
+    }
+
+    /// Writes the report for the browser where one is asked for.
+    pub(crate) fn write_report(&self, report: &CompressReport) -> Result<(), CliError> {
+        let Some(path) = &self.report else { return Ok(()) };
+        let page = html::page(&self.model, report)?;
+        let temporary = path.with_extension("html.part");
+        fs_err::write(&temporary, page)?;
+        fs_err::rename(&temporary, path)?;
+        Ok(())
     }
 
     fn tune(&self) -> Result<Option<TuneLength>, CliError> {

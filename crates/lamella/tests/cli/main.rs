@@ -9,6 +9,7 @@
 mod compressing;
 mod inputs;
 mod killing;
+mod planning;
 mod refusals;
 mod support;
 mod verbs;
