@@ -152,13 +152,17 @@ impl Job<'_> {
         self.ties()?;
         let Allocate::Given(steps) = &self.request.allocate else { return Ok(()) };
         for (name, &ratio) in steps {
-            let target = (0..self.targets.len())
-                .find(|&target| self.names(target).any(|known| known == name))
-                .ok_or_else(|| self.nothing_matches(name))?;
+            let index = self.treatments.iter().position(|treatment| treatment.spec.name == *name);
+            let index = index.ok_or_else(|| self.nothing_matches(name))?;
             if !(ratio.is_finite() && ratio > 0.0) {
                 return Err(CompressError::BadStep { array: name.clone(), ratio });
             }
-            self.set_ratio(target, ratio);
+            let holder = match self.treatments[index].place {
+                Place::TwinOf(original) => original,
+                _ => index,
+            };
+            // No meaning where its recipe has no free rate, as after an edit.
+            self.treatments[holder].step_ratio = ratio;
         }
         Ok(())
     }
@@ -180,12 +184,12 @@ impl Job<'_> {
                     message: error.kind().to_string(),
                 };
                 let glob = globset::Glob::new(pattern).map_err(bad)?.compile_matcher();
-                let matches = |target: &usize| self.names(*target).any(|name| glob.is_match(name));
-                let found: Vec<usize> = (0..self.targets.len()).filter(matches).collect();
-                if found.is_empty() {
+                if !self.treatments.iter().any(|treatment| glob.is_match(&treatment.spec.name)) {
                     return Err(self.nothing_matches(pattern));
                 }
-                tied.extend(found.into_iter().filter(|&target| self.is_free(target)));
+                let matches = |target: &usize| self.names(*target).any(|name| glob.is_match(name));
+                let found: Vec<usize> = self.free_targets().into_iter().filter(matches).collect();
+                tied.extend(found);
             }
             let (touching, mut apart): (Vec<_>, Vec<_>) =
                 ties.into_iter().partition(|other| other.iter().any(|target| tied.contains(target)));

@@ -35,6 +35,7 @@
 //! of ten gradients, since this wing holds no training; so there is one adjustment, no error feedback and no exchange
 //! between workers. Without test data the weights of the project's own model stand for the update. Where the buckets'
 //! rounding leaves more bytes than the default rank takes, the default is kept, so that the result is never larger.
+//! On the fine-tuning of wiki5m the ranks found take 1 / 1.17 of the bytes: the claim is not met there.
 //!
 //! # Source
 //! M. Alimohammadi, I. Markov, E. Frantar, D. Alistarh, "L-GreCo: Layerwise-Adaptive Gradient Compression for Efficient
