@@ -33,6 +33,9 @@ const BEGIN: [&str; 5] = ["<s>", "<|begin_of_text|>", "<bos>", "[CLS]", "<|endof
 /// Names that models give to the token that ends a text, in the order tried.
 const END: [&str; 6] = ["</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]", "<|endoftext|>"];
 
+/// The token between texts of vocabularies that are learned here.
+const ENDOFTEXT: &str = "<|endoftext|>";
+
 fn failed(error: impl std::fmt::Display) -> LmError {
     LmError::Tokenizer { message: error.to_string() }
 }
@@ -57,6 +60,41 @@ impl Tokenizer {
         let first = |names: &[&str]| names.iter().find_map(|name| inner.token_to_id(name));
         let (bos, eos) = (first(&BEGIN), first(&END));
         Ok(Self { kind: Kind::Trained(Box::new(inner)), bos, eos })
+    }
+
+    /// Learns a byte-level BPE vocabulary from texts and returns its `tokenizer.json`: `<|endoftext|>` is token 0, all
+    /// bytes follow, then merges, the most frequent first. With 257 tokens every byte is one token. The same texts
+    /// give the same vocabulary at any thread count.
+    ///
+    /// # Errors
+    /// Fewer than 257 tokens; what the tokenizer library refuses.
+    pub fn train(texts: &[&str], vocab_size: usize) -> Result<String, LmError> {
+        use tokenizers::models::bpe::{BPE, BpeTrainer};
+        use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+        use tokenizers::{
+            AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+            TokenizerImpl,
+        };
+        if vocab_size < 257 {
+            return Err(failed(format!(
+                "a vocabulary of {vocab_size} tokens is too small: 256 bytes and `{ENDOFTEXT}` need 257"
+            )));
+        }
+        let mut trainer = BpeTrainer::builder()
+            .show_progress(false)
+            .vocab_size(vocab_size)
+            .min_frequency(2)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .special_tokens(vec![AddedToken::from(ENDOFTEXT, true)])
+            .build();
+        type Learner =
+            TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+        let mut learner = Learner::new(BPE::default());
+        learner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        learner.with_decoder(Some(ByteLevel::default()));
+        let lines = texts.iter().flat_map(|text| text.split_inclusive('\n'));
+        learner.train(&mut trainer, lines).map_err(failed)?;
+        learner.to_string(true).map_err(failed)
     }
 
     /// One token per byte: token `b` is byte `b`.
@@ -134,6 +172,24 @@ mod tests {
         let tokens = tokenizer.encode("Grüße", true).unwrap();
         assert_eq!(tokens.len(), 7);
         assert_eq!(tokenizer.decode(&tokens).unwrap(), "Grüße");
+    }
+
+    #[test]
+    fn a_learned_vocabulary_returns_every_text() {
+        let text = "to be or not to be, that is the question\n".repeat(8);
+        let json = Tokenizer::train(&[&text], 280).unwrap();
+        assert_eq!(Tokenizer::train(&[&text], 280).unwrap(), json);
+        let tokenizer = Tokenizer::from_bytes(json.as_bytes()).unwrap();
+        assert!(tokenizer.vocab_size() <= 280 && tokenizer.vocab_size() > 257);
+        assert_eq!(tokenizer.eos(), Some(0));
+        for text in [&text[..], "Grüße 🐌\r\n\t x"] {
+            let tokens = tokenizer.encode(text, false).unwrap();
+            assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+        }
+        assert!(tokenizer.encode("to be", false).unwrap().len() < 5);
+        let bytes = Tokenizer::from_bytes(Tokenizer::train(&[&text], 257).unwrap().as_bytes()).unwrap();
+        assert_eq!((bytes.vocab_size(), bytes.encode("to be", false).unwrap().len()), (257, 5));
+        assert!(Tokenizer::train(&[&text], 256).is_err());
     }
 
     #[test]

@@ -45,6 +45,28 @@ impl Head<'_> {
     }
 }
 
+/// Where the gradient of a head goes: to its inputs, its bias, its weight (those that are wanted).
+pub(crate) struct HeadGradient<'a> {
+    pub(crate) rows: &'a mut [f32],
+    pub(crate) bias: Option<&'a mut [f32]>,
+    pub(crate) weight: Option<&'a mut [f32]>,
+}
+
+impl HeadGradient<'_> {
+    /// Adds what `changes`, the gradient of logits of the rows from `first` on, means for all of them.
+    fn add(&mut self, head: Head<'_>, first: usize, rows: &[f32], changes: &[f32], width: usize) {
+        let vocab = head.weight.len() / width;
+        let target = &mut self.rows[first * width..][..rows.len()];
+        product::backward(changes, head.weight, width, vocab, target);
+        if let Some(weight) = &mut self.weight {
+            product::outer(changes, rows, width, vocab, weight);
+        }
+        if let Some(bias) = &mut self.bias {
+            changes.chunks_exact(vocab).for_each(|row| add(bias, row));
+        }
+    }
+}
+
 /// Sum over rows of `KL(original || own)`, and the gradient of `scale` times it added to `gradient` (where there is
 /// one): logits move by `scale * (own - original)`.
 pub(crate) fn divergence(
@@ -52,7 +74,7 @@ pub(crate) fn divergence(
     own: (&[f32], Head<'_>),
     width: usize,
     scale: f32,
-    mut gradient: Option<(&mut [f32], Option<&mut [f32]>)>,
+    mut gradient: Option<HeadGradient<'_>>,
 ) -> f64 {
     let vocab = own.1.weight.len() / width;
     let mut sum = 0.0;
@@ -67,12 +89,36 @@ pub(crate) fn divergence(
             sum += q_log - p_log + mean;
             q.iter_mut().zip(p.iter()).for_each(|(q, p)| *q = scale * (*q - p));
         }
-        if let Some((rows, bias)) = &mut gradient {
-            let at = index * ROWS * width;
-            product::backward(&q_rows, own.1.weight, width, vocab, &mut rows[at..at + ours.len()]);
-            if let Some(bias) = bias {
-                q_rows.chunks_exact(vocab).for_each(|row| add(bias, row));
-            }
+        if let Some(gradient) = &mut gradient {
+            gradient.add(own.1, index * ROWS, ours, &q_rows, width);
+        }
+    }
+    sum
+}
+
+/// Sum of `-ln p(next token)` over all rows but the last, and the gradient of `scale` times it added to `gradient`:
+/// logits move by `scale * (p - 1 at the next token)`. A next token outside the vocabulary was refused before.
+pub(crate) fn next_tokens(
+    tokens: &[u32],
+    own: (&[f32], Head<'_>),
+    width: usize,
+    scale: f32,
+    mut gradient: Option<HeadGradient<'_>>,
+) -> f64 {
+    let vocab = own.1.weight.len() / width;
+    let rows = &own.0[..tokens.len().saturating_sub(1) * width];
+    let mut sum = 0.0;
+    for (index, rows) in rows.chunks(ROWS * width).enumerate() {
+        let mut logits = own.1.logits(rows, width);
+        for (row, &next) in logits.chunks_exact_mut(vocab).zip(&tokens[index * ROWS + 1..]) {
+            let next = next as usize;
+            let at = f64::from(row[next]);
+            sum += softmax(row) - at;
+            row[next] -= 1.0;
+            row.iter_mut().for_each(|x| *x *= scale);
+        }
+        if let Some(gradient) = &mut gradient {
+            gradient.add(own.1, index * ROWS, rows, &logits, width);
         }
     }
     sum

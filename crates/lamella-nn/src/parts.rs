@@ -7,11 +7,20 @@ use crate::norm::NormKind;
 use crate::objective::Pooling;
 use crate::rotation::Rotation;
 
-/// A linear module: `[out_features, in_features]` and the index of its bias among the vectors.
+/// A matrix, row-major.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// It stays as it is and costs no gradient.
+    Constant(Arc<[f32]>),
+    /// It is this one of [`Parts::parameters`] and gets a gradient.
+    Trained(usize),
+}
+
+/// A linear module: `[out_features, in_features]` and the index of its bias among the parameters.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// Row-major `[out_features, in_features]`; constant.
-    pub weight: Arc<[f32]>,
+    /// `[out_features, in_features]`.
+    pub weight: Weight,
     /// Length of an input row.
     pub in_features: usize,
     /// Length of an output row.
@@ -20,7 +29,7 @@ pub struct Linear {
     pub bias: Option<usize>,
 }
 
-/// A norm: indices of its vectors.
+/// A norm: indices of its parameters.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// Scale.
@@ -32,10 +41,35 @@ pub struct Norm {
 /// `down(activation(gate x) * up x)`, or `down(activation(up x))` without a gate.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "the standard names of these modules")]
-pub struct FeedForward {
+pub struct Dense {
     pub gate: Option<Linear>,
     pub up: Linear,
     pub down: Linear,
+}
+
+/// A router sends every token through the few networks it finds most probable.
+#[derive(Debug, Clone)]
+pub struct Experts {
+    /// `[n_experts, hidden_size]`.
+    pub router: Linear,
+    /// The networks.
+    pub experts: Vec<Dense>,
+    /// Networks each token goes through.
+    pub experts_per_token: usize,
+    /// Whether the chosen networks' probabilities are rescaled to sum to one.
+    pub is_normalized: bool,
+    /// The network that sees every token, and its sigmoid gate of one output.
+    pub shared: Option<(Dense, Linear)>,
+}
+
+/// The feed-forward half of a block.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a network holds one per block")]
+pub enum FeedForward {
+    /// One network for every token.
+    Dense(Dense),
+    /// A mixture of experts.
+    Experts(Experts),
 }
 
 /// A block.
@@ -61,9 +95,9 @@ pub struct Block {
 #[derive(Debug, Clone)]
 pub struct Tables {
     /// `[vocab_size, hidden_size]`.
-    pub tokens: Arc<[f32]>,
+    pub tokens: Weight,
     /// Learned positions, and the row of the first token.
-    pub positions: Option<(Arc<[f32]>, usize)>,
+    pub positions: Option<(Weight, usize)>,
     /// Added to every token (an encoder's first token type).
     pub constant: Option<Vec<f32>>,
 }
@@ -91,8 +125,34 @@ pub struct Parts {
     /// `None` in encoders.
     pub head: Option<Linear>,
     pub pooling: Pooling,
-    /// Norms' weights and all biases.
-    pub vectors: Vec<Vec<f32>>,
+    /// What gets gradients: norms' weights, all biases, and matrices that are [`Weight::Trained`].
+    pub parameters: Vec<Vec<f32>>,
+}
+
+impl Parts {
+    /// Numbers of a matrix; nothing where the index leads nowhere (which [`check`] refuses).
+    pub(crate) fn weight<'a>(&'a self, weight: &'a Weight) -> &'a [f32] {
+        match weight {
+            Weight::Constant(values) => values,
+            Weight::Trained(index) => self.parameters.get(*index).map_or(&[], |values| values),
+        }
+    }
+
+    /// Whether any matrix gets a gradient.
+    pub(crate) fn trains_matrices(&self) -> bool {
+        let of = |linear: &Linear| matches!(linear.weight, Weight::Trained(_));
+        let dense = |dense: &Dense| [&dense.up, &dense.down].into_iter().chain(&dense.gate).any(of);
+        matches!(self.tables.tokens, Weight::Trained(_))
+            || self.head.as_ref().is_some_and(of)
+            || self.blocks.iter().any(|block| {
+                of(&block.output)
+                    || block.query_key_value.iter().any(of)
+                    || match &block.feed_forward {
+                        FeedForward::Dense(part) => dense(part),
+                        FeedForward::Experts(part) => of(&part.router) || part.experts.iter().any(dense),
+                    }
+            })
+    }
 }
 
 /// Why parts do not make a network, or a sequence does not fit one.
@@ -106,6 +166,8 @@ pub enum NetworkError {
     Token { token: u32, position: usize },
     #[error("the reference does not fit the network or the sequence")]
     Reference,
+    #[error("a loss over next tokens needs a decoder and sequences of two tokens or more")]
+    NoNextToken,
 }
 
 fn length(part: impl Into<String>, found: usize, needed: usize) -> Result<(), NetworkError> {
@@ -113,7 +175,7 @@ fn length(part: impl Into<String>, found: usize, needed: usize) -> Result<(), Ne
 }
 
 fn vector(parts: &Parts, part: &str, index: usize, needed: usize) -> Result<(), NetworkError> {
-    length(part, parts.vectors.get(index).map_or(0, Vec::len), needed)
+    length(part, parts.parameters.get(index).map_or(0, Vec::len), needed)
 }
 
 fn norm(parts: &Parts, part: &str, norm: &Norm, width: usize) -> Result<(), NetworkError> {
@@ -124,8 +186,20 @@ fn norm(parts: &Parts, part: &str, norm: &Norm, width: usize) -> Result<(), Netw
 fn linear(parts: &Parts, part: &str, linear: &Linear, shape: (usize, usize)) -> Result<(), NetworkError> {
     length(format!("an input row of {part}"), linear.in_features, shape.0)?;
     length(format!("an output row of {part}"), linear.out_features, shape.1)?;
-    length(format!("the weight of {part}"), linear.weight.len(), shape.0.saturating_mul(shape.1))?;
+    length(
+        format!("the weight of {part}"),
+        parts.weight(&linear.weight).len(),
+        shape.0.saturating_mul(shape.1),
+    )?;
     linear.bias.map_or(Ok(()), |bias| vector(parts, &format!("the bias of {part}"), bias, shape.1))
+}
+
+fn dense(parts: &Parts, name: &dyn Fn(&str) -> String, part: &Dense) -> Result<(), NetworkError> {
+    let (hidden, wide) = (parts.hidden_size, part.up.out_features);
+    for part in part.gate.iter().chain([&part.up]) {
+        linear(parts, &name("a feed-forward projection"), part, (hidden, wide))?;
+    }
+    linear(parts, &name("the down projection"), &part.down, (wide, hidden))
 }
 
 /// Checks every length.
@@ -150,7 +224,7 @@ pub(crate) fn check(parts: &Parts) -> Result<(), NetworkError> {
             needed: parts.head_dim + 1,
         });
     }
-    length("the last row of the token table", parts.tables.tokens.len() % hidden, 0)?;
+    length("the last row of the token table", parts.weight(&parts.tables.tokens).len() % hidden, 0)?;
     if let Some(constant) = &parts.tables.constant {
         length("the row added to every token", constant.len(), hidden)?;
     }
@@ -171,11 +245,23 @@ pub(crate) fn check(parts: &Parts) -> Result<(), NetworkError> {
             linear(parts, &name("a projection"), part, (hidden, part.out_features))?;
         }
         linear(parts, &name("the output projection"), &block.output, (queries, hidden))?;
-        let wide = block.feed_forward.up.out_features;
-        for part in block.feed_forward.gate.iter().chain([&block.feed_forward.up]) {
-            linear(parts, &name("a feed-forward projection"), part, (hidden, wide))?;
+        match &block.feed_forward {
+            FeedForward::Dense(part) => dense(parts, &name, part)?,
+            FeedForward::Experts(part) => {
+                let n = part.experts.len();
+                linear(parts, &name("the router"), &part.router, (hidden, n))?;
+                length(
+                    name("the choice of experts"),
+                    part.experts_per_token.clamp(1.min(n), n),
+                    part.experts_per_token,
+                )?;
+                part.experts.iter().try_for_each(|part| dense(parts, &name, part))?;
+                if let Some((part, gate)) = &part.shared {
+                    dense(parts, &name, part)?;
+                    linear(parts, &name("the shared network's gate"), gate, (hidden, 1))?;
+                }
+            }
         }
-        linear(parts, &name("the down projection"), &block.feed_forward.down, (wide, hidden))?;
     }
     match &parts.head {
         Some(head) => linear(parts, "the head", head, (hidden, head.out_features)),

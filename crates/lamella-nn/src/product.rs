@@ -101,3 +101,16 @@ pub(crate) fn backward(changes: &[f32], weight: &[f32], inputs: usize, outputs: 
         true,
     );
 }
+
+/// Adds `changes^T rows` to `out [out, in]`: the gradient of the weight of [`forward`].
+pub(crate) fn outer(changes: &[f32], rows: &[f32], inputs: usize, outputs: usize, out: &mut [f32]) {
+    let n = changes.len() / outputs;
+    multiply(
+        (outputs, inputs, n),
+        1.0,
+        (changes, Place::rows(0, outputs).transposed()),
+        (rows, Place::rows(0, inputs)),
+        (out, Place::rows(0, inputs)),
+        true,
+    );
+}

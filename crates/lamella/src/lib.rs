@@ -16,6 +16,7 @@ pub use lamella_file as file;
 pub use lamella_io as io;
 pub use lamella_lm as lm;
 pub use lamella_math as math;
+pub use lamella_nn as nn;
 pub use lamella_quant as quant;
 pub use lamella_rate as rate;
 pub use lamella_weights as weights;

@@ -8,6 +8,7 @@
 //! * [`calibrate`] runs them through the *original* network block by block and hands what each input key saw to a
 //!   [`Sink`]: [`Statistics`] keeps it in memory, [`StatisticsWriter`] spools it to a file;
 //! * [`Statistics::open`] reads such a file back, one entry at a time and only when it is asked for;
+//! * [`FisherDiagonal`] is how sharply the predictions depend on each weight; `lamella-nn` takes it by gradients;
 //! * [`observe_block`] is the step of [`calibrate`] by itself, for a second pass through already quantised blocks.
 //!
 //! # Which sink?
@@ -32,6 +33,7 @@
 //! ```
 
 mod calibrate;
+mod fisher;
 mod hash;
 mod inputs;
 mod sequences;
@@ -41,6 +43,7 @@ mod tables;
 use std::path::PathBuf;
 
 pub use calibrate::{CalibrationOptions, calibrate, observe_block};
+pub use fisher::FisherDiagonal;
 pub(crate) use hash::hexadecimal;
 pub use hash::{source_hash, text_hash};
 pub use inputs::{Detail, InputAccumulator, InputStatistics};

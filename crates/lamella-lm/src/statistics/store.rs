@@ -9,7 +9,8 @@
 //! | 8 | `LAMSTATE` |
 //!
 //! An entry of inputs with `n` features holds sums (f64 `[n]`), sums of squares (f64 `[n]`), maxima (f32 `[n]`) and,
-//! if full, [`SecondMoment::to_bytes`]; an embedding's row usage is f64 `[rows]`. All little endian. It is made for
+//! if full, [`SecondMoment::to_bytes`]; an embedding's row usage is f64 `[rows]`, an
+//! array's Fisher sums are f64 `[elements]`. All little endian. It is made for
 //! spooling: entries go out as blocks finish, the index comes last, and the file takes its name when it is whole.
 
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::Channels;
 use super::tables::{Provenance, Sink};
-use super::{InputStatistics, StatisticsError};
+use super::{FisherDiagonal, InputStatistics, StatisticsError};
 
 const HEAD: &[u8; 8] = b"LAMSTAT1";
 const TAIL: &[u8; 8] = b"LAMSTATE";
@@ -46,6 +47,8 @@ pub(super) struct Index {
     pub(super) provenance: Provenance,
     pub(super) inputs: BTreeMap<String, Extent>,
     pub(super) row_usage: BTreeMap<String, Extent>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) fisher: BTreeMap<String, Extent>,
 }
 
 /// Spools statistics to a file while a network is calibrated.
@@ -139,6 +142,13 @@ impl Sink for StatisticsWriter {
         self.index.row_usage.insert(embedding.to_owned(), extent);
         Ok(())
     }
+
+    fn accept_fisher(&mut self, array: &str, seen: FisherDiagonal) -> Result<(), StatisticsError> {
+        let bytes: Vec<u8> = seen.sums().iter().flat_map(|sum| sum.to_le_bytes()).collect();
+        let extent = self.entry(&bytes, (seen.sums().len(), seen.tokens(), false))?;
+        self.index.fisher.insert(array.to_owned(), extent);
+        Ok(())
+    }
 }
 
 impl Drop for StatisticsWriter {
@@ -191,7 +201,7 @@ pub(super) fn read_index(path: &Path) -> Result<Index, StatisticsError> {
             && needed == Some(extent.bytes)
     };
     // Entries that share bytes would let a small file ask for much memory.
-    let mut held = index.inputs.values().chain(index.row_usage.values());
+    let mut held = index.inputs.values().chain(index.row_usage.values()).chain(index.fisher.values());
     let total = held.try_fold(HEAD.len() as u64, |sum, extent| sum.checked_add(extent.bytes));
     if total.is_none_or(|total| total > offset) {
         return Err(damaged(path, "its entries overlap"));
@@ -204,6 +214,11 @@ pub(super) fn read_index(path: &Path) -> Result<Index, StatisticsError> {
     for (name, extent) in &index.row_usage {
         if !fits(extent, extent.extent.checked_mul(8)) {
             return Err(damaged(path, format!("the extent of the row usage of `{name}` does not fit")));
+        }
+    }
+    for (name, extent) in &index.fisher {
+        if !fits(extent, extent.extent.checked_mul(8)) {
+            return Err(damaged(path, format!("the extent of the Fisher diagonal of `{name}` does not fit")));
         }
     }
     Ok(index)
@@ -240,6 +255,10 @@ pub(super) fn read_input(path: &Path, extent: &Extent) -> Result<InputStatistics
 
 pub(super) fn read_usage(path: &Path, extent: &Extent) -> Result<Vec<f64>, StatisticsError> {
     Ok(doubles(&read_entry(path, extent)?))
+}
+
+pub(super) fn read_fisher(path: &Path, extent: &Extent) -> Result<FisherDiagonal, StatisticsError> {
+    Ok(FisherDiagonal::new(extent.tokens, doubles(&read_entry(path, extent)?)))
 }
 
 fn read_entry(path: &Path, extent: &Extent) -> Result<Vec<u8>, StatisticsError> {
@@ -284,6 +303,7 @@ mod tests {
         statistics.accept_input("a", seen(3, Detail::Full)).unwrap();
         Sink::accept_input(&mut statistics, "b", seen(4, Detail::Diagonal)).unwrap();
         Sink::accept_row_usage(&mut statistics, "embedding", vec![1.0, 0.0, 2.0]).unwrap();
+        statistics.accept_fisher("array", FisherDiagonal::new(5, vec![0.5, 2.0])).unwrap();
         statistics
     }
 
@@ -299,6 +319,7 @@ mod tests {
             assert_eq!(read.input(key).unwrap(), statistics.input(key).unwrap());
         }
         assert_eq!(**read.row_usage("embedding").unwrap(), [1.0, 0.0, 2.0]);
+        assert_eq!(read.fisher("array").unwrap().unwrap().means(), [0.1, 0.4]);
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
@@ -313,6 +334,8 @@ mod tests {
         assert_eq!(read.input("a").unwrap(), one.input("a").unwrap());
         assert_eq!(read.input("a").unwrap().unwrap().tokens(), 10);
         assert_eq!(read.row_usage("embedding"), one.row_usage("embedding"));
+        assert_eq!(read.fisher("array").unwrap(), one.fisher("array").unwrap());
+        assert_eq!(read.fisher("array").unwrap(), Some(FisherDiagonal::new(10, vec![1.0, 4.0])));
         assert_eq!(read.provenance().tokens(), 10);
         let other = Statistics::new(Provenance { model: "other".to_owned(), texts: Vec::new() });
         assert!(matches!(one.merge(&other), Err(StatisticsError::Mismatch { .. })));
@@ -329,6 +352,9 @@ mod tests {
             let statistics = Statistics::open(&path)?;
             for key in statistics.keys() {
                 statistics.input(key)?;
+            }
+            for array in statistics.fisher_arrays() {
+                statistics.fisher(array)?;
             }
             Ok(())
         };

@@ -9,7 +9,7 @@ use lamella_math::SecondMoment;
 use serde::{Deserialize, Serialize};
 
 use super::store::{self, Extent, StatisticsWriter};
-use super::{InputStatistics, StatisticsError};
+use super::{FisherDiagonal, InputStatistics, StatisticsError};
 use crate::LinearSite;
 
 /// One text that statistics were taken on.
@@ -52,6 +52,27 @@ pub trait Sink {
     /// # Errors
     /// Where it cannot be kept.
     fn accept_row_usage(&mut self, embedding: &str, counts: Vec<f64>) -> Result<(), StatisticsError>;
+
+    /// The Fisher diagonal of an array.
+    ///
+    /// # Errors
+    /// Where it cannot be kept.
+    fn accept_fisher(&mut self, array: &str, seen: FisherDiagonal) -> Result<(), StatisticsError>;
+}
+
+#[derive(Debug, Clone)]
+enum FisherEntry {
+    Memory(FisherDiagonal),
+    Stored(Arc<PathBuf>, Extent),
+}
+
+impl FisherEntry {
+    fn load(&self) -> Result<FisherDiagonal, StatisticsError> {
+        match self {
+            Self::Memory(seen) => Ok(seen.clone()),
+            Self::Stored(path, extent) => store::read_fisher(path, extent),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +98,7 @@ pub struct Statistics {
     provenance: Provenance,
     inputs: BTreeMap<String, Entry>,
     row_usage: BTreeMap<String, Arc<Vec<f64>>>,
+    fisher: BTreeMap<String, FisherEntry>,
 }
 
 impl Sink for Statistics {
@@ -86,6 +108,10 @@ impl Sink for Statistics {
     }
     fn accept_row_usage(&mut self, embedding: &str, counts: Vec<f64>) -> Result<(), StatisticsError> {
         self.row_usage.insert(embedding.to_owned(), Arc::new(counts));
+        Ok(())
+    }
+    fn accept_fisher(&mut self, array: &str, seen: FisherDiagonal) -> Result<(), StatisticsError> {
+        self.fisher.insert(array.to_owned(), FisherEntry::Memory(seen));
         Ok(())
     }
 }
@@ -125,6 +151,19 @@ impl Statistics {
     /// How often each row of an embedding was used.
     pub fn row_usage(&self, embedding: &str) -> Option<&Arc<Vec<f64>>> {
         self.row_usage.get(embedding)
+    }
+
+    /// The Fisher diagonal of an array; `None` where none was taken.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn fisher(&self, array: &str) -> Result<Option<FisherDiagonal>, StatisticsError> {
+        self.fisher.get(array).map(FisherEntry::load).transpose()
+    }
+
+    /// Every array whose Fisher diagonal is known, sorted.
+    pub fn fisher_arrays(&self) -> impl Iterator<Item = &str> {
+        self.fisher.keys().map(String::as_str)
     }
 
     /// Every embedding whose row use is known, sorted.
@@ -169,8 +208,14 @@ impl Statistics {
             };
             inputs.insert(key.clone(), Entry::Memory(merged));
         }
+        let mut fisher = self.fisher.clone();
+        for array in other.fisher.keys() {
+            if let Some(seen) = self.merged_fisher(other, array)? {
+                fisher.insert(array.clone(), FisherEntry::Memory(seen));
+            }
+        }
         let row_usage = self.merged_usage(other)?;
-        (self.inputs, self.row_usage) = (inputs, row_usage);
+        (self.inputs, self.row_usage, self.fisher) = (inputs, row_usage, fisher);
         self.provenance.texts.extend(other.provenance.texts.iter().cloned());
         Ok(())
     }
@@ -197,6 +242,13 @@ impl Statistics {
         for (embedding, counts) in self.merged_usage(other)? {
             writer.accept_row_usage(&embedding, Vec::clone(&counts))?;
         }
+        let arrays: std::collections::BTreeSet<&String> =
+            self.fisher.keys().chain(other.fisher.keys()).collect();
+        for array in arrays {
+            if let Some(seen) = self.merged_fisher(other, array)? {
+                writer.accept_fisher(array, seen)?;
+            }
+        }
         writer.finish()
     }
 
@@ -211,6 +263,9 @@ impl Statistics {
         }
         for (embedding, counts) in &self.row_usage {
             writer.accept_row_usage(embedding, Vec::clone(counts))?;
+        }
+        for (array, entry) in &self.fisher {
+            writer.accept_fisher(array, entry.load()?)?;
         }
         writer.finish()
     }
@@ -229,6 +284,9 @@ impl Statistics {
         for (embedding, extent) in index.row_usage {
             statistics.row_usage.insert(embedding, Arc::new(store::read_usage(path, &extent)?));
         }
+        for (array, extent) in index.fisher {
+            statistics.fisher.insert(array, FisherEntry::Stored(Arc::clone(&shared), extent));
+        }
         Ok(statistics)
     }
 
@@ -242,6 +300,16 @@ impl Statistics {
                 self.provenance.model, other.provenance.model
             ),
         })
+    }
+
+    /// Both sides' Fisher diagonals of an array together.
+    fn merged_fisher(&self, other: &Self, array: &str) -> Result<Option<FisherDiagonal>, StatisticsError> {
+        let (mine, theirs) = (self.fisher(array)?, other.fisher(array)?);
+        let (Some(mut mine), Some(theirs)) = (mine.clone(), theirs.clone()) else {
+            return Ok(mine.or(theirs));
+        };
+        mine.merge(&theirs).map_err(|error| within(&format!("the Fisher diagonal of `{array}`"), error))?;
+        Ok(Some(mine))
     }
 
     fn merged_usage(&self, other: &Self) -> Result<BTreeMap<String, Arc<Vec<f64>>>, StatisticsError> {
@@ -269,11 +337,16 @@ fn merged(
     mut mine: InputStatistics,
     theirs: &InputStatistics,
 ) -> Result<InputStatistics, StatisticsError> {
-    mine.merge(theirs).map_err(|error| match error {
+    mine.merge(theirs).map_err(|error| within(&format!("inputs `{key}`"), error))?;
+    Ok(mine)
+}
+
+/// Says of what a mismatch is.
+fn within(what: &str, error: StatisticsError) -> StatisticsError {
+    match error {
         StatisticsError::Mismatch { message } => {
-            StatisticsError::Mismatch { message: format!("inputs `{key}`: {message}") }
+            StatisticsError::Mismatch { message: format!("{what}: {message}") }
         }
         other => other,
-    })?;
-    Ok(mine)
+    }
 }

@@ -26,7 +26,6 @@
 //! For a number of steps the bytes are the same at any thread count. `--tune MINUTES` chooses the number by the time
 //! that the first step takes, so its bytes depend on the machine; the number is printed and `--tune-steps` repeats it.
 
-mod network;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -35,13 +34,12 @@ use std::time::Instant;
 use lamella_codec::{Array, ArraySpec, Dtype, Encoded, Knowledge, Progress, Rate, TensorMap, TensorSource};
 use lamella_file::Spool;
 use lamella_lm::{Family, LmError};
-use lamella_nn::{AdamW, Network, NetworkError, Pooling, Reference, cosine};
+use lamella_nn::{AdamW, Named, Network, NetworkError, Pooling, ReadError, Reference, Trained, cosine};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::plan::Limit;
 use super::{CompressError, Job, Place};
-use network::Named;
 use windows::{BATCH_TOKENS, Batches, Windows, windows};
 
 /// Every so many windows one is held out.
@@ -81,6 +79,8 @@ pub enum TuneError {
     NothingToTune,
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error("`--tune` does not know this model: {0}")]
+    Read(#[from] ReadError),
 }
 
 /// What tuning did.
@@ -134,7 +134,7 @@ impl Job<'_> {
         let reason =
             || self.input.unknown.clone().unwrap_or_else(|| "its architecture is not known".to_owned());
         let model = self.input.model.as_ref().ok_or_else(|| TuneError::Unsupported { reason: reason() })?;
-        network::check(model.network.config())?;
+        lamella_nn::check_readable(model.network.config()).map_err(TuneError::Read)?;
         if model.tokenizer.is_none() {
             return Err(CompressError::NoTokenizer);
         }
@@ -196,7 +196,10 @@ impl Job<'_> {
             .map_err(TuneError::Network)?;
         let windows = Windows { tokens, references };
         let decoded = self.decoded(spool)?;
-        let Named { network: mut own, names } = network::read(&model.network, &decoded, longest, pooling)?;
+        let Named { network: mut own, parameters } =
+            lamella_nn::read(&model.network, &decoded, longest, pooling, Trained::Vectors)
+                .map_err(TuneError::Read)?;
+        let names: Vec<String> = parameters.into_iter().map(|parameter| parameter.name).collect();
         let tunable: BTreeMap<&str, usize> = self
             .tunable()
             .into_iter()
@@ -208,7 +211,7 @@ impl Job<'_> {
             network.loss(&original, &windows.batch(&held_out)).map_err(TuneError::Network)
         };
         let before = judge(&own)?;
-        let untuned = own.vectors().to_vec();
+        let untuned = own.parameters().to_vec();
         let rates: Vec<f32> = names
             .iter()
             .zip(&untuned)
@@ -250,12 +253,12 @@ impl Job<'_> {
                 steps = (affordable as usize).clamp(1, most);
             }
             let rates: Vec<f32> = rates.iter().map(|rate| rate * cosine(step, steps)).collect();
-            optimizer.step(own.vectors_mut(), &gradient, &rates);
+            optimizer.step(own.parameters_mut(), &gradient, &rates);
             step += 1;
             if step * LOOKS / steps > (step - 1) * LOOKS / steps {
                 let now = judge(&own)?;
                 if now < best.0 {
-                    best = (now, own.vectors().to_vec());
+                    best = (now, own.parameters().to_vec());
                 }
             }
         }
@@ -281,7 +284,7 @@ impl Job<'_> {
             for &index in &moved {
                 let array = tunable[&names[index][..]];
                 let rounded = round(&self.treatments[array].spec, &best.1[index], bits)?;
-                own.vectors_mut()[index] = rounded.to_f32()?;
+                own.parameters_mut()[index] = rounded.to_f32()?;
                 replaced.insert(array, rounded);
             }
             let (coded, changed) = self.coded(&replaced, lengths)?;
@@ -290,7 +293,7 @@ impl Job<'_> {
             }
             (0..names.len())
                 .filter(|index| !moved.contains(index))
-                .for_each(|index| own.vectors_mut()[index].clone_from(&untuned[index]));
+                .for_each(|index| own.parameters_mut()[index].clone_from(&untuned[index]));
             let after = judge(&own)?;
             if after < before {
                 for (target, encoded) in coded {
@@ -318,7 +321,9 @@ impl Job<'_> {
     ) -> Result<(Network, Pooling), CompressError> {
         let hidden = network.forward(&[tokens.to_vec()])?;
         for pooling in [Pooling::Mean, Pooling::First] {
-            let found = network::read(network, &*self.input.directory, longest, pooling)?.network;
+            let found = lamella_nn::read(network, &*self.input.directory, longest, pooling, Trained::Vectors)
+                .map_err(TuneError::Read)?
+                .network;
             let (theirs, ours) = match network.family() {
                 Family::Decoder => {
                     let logits = found.logits(tokens).map_err(TuneError::Network)?;

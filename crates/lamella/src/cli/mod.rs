@@ -21,6 +21,7 @@ mod progress;
 mod reproduce;
 mod run;
 mod systems;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ enum Verb {
     Diff(diff::Diff),
     Systems(systems::Systems),
     Reproduce(reproduce::Reproduce),
+    Train(train::Train),
 }
 
 /// What every verb takes.
@@ -120,6 +122,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Diff(verb) => verb.main(),
         Verb::Systems(verb) => verb.main(),
         Verb::Reproduce(verb) => verb.main(),
+        Verb::Train(verb) => verb.main(),
     };
     match result {
         Ok(Exit::Done) => ExitCode::SUCCESS,

@@ -113,7 +113,8 @@ impl Progress for Bar {
             bar.set_message(format!("{eta}  {current}"));
         } else if known.last_line.elapsed() >= LINE_EVERY {
             known.last_line = Instant::now();
-            super::print::note(&format!("{stage}: {done} of {total}{eta}"));
+            let current = if stage == "train" { format!("; {current}") } else { String::new() };
+            super::print::note(&format!("{stage}: {done} of {total}{eta}{current}"));
         }
     }
 

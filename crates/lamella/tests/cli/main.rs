@@ -12,4 +12,5 @@ mod killing;
 mod planning;
 mod refusals;
 mod support;
+mod training;
 mod verbs;
