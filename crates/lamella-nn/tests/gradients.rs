@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "gradients/mixture.rs"]
+mod mixture;
 #[path = "gradients/parity.rs"]
 mod parity;
 #[path = "gradients/training.rs"]
