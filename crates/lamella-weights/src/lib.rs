@@ -17,6 +17,8 @@ pub mod compress;
 pub mod compressed_tensors;
 pub mod distortion;
 pub mod evaluate;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod gguf;
 pub mod grouped;
 pub mod house;

@@ -12,9 +12,8 @@
 //! ```
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
-use super::kernel::Segment;
+use super::kernel::{EncodeSegment, Segment};
 use super::plain::Writer;
-use super::table::EncodeEntry;
 use std::arch::x86_64::*;
 
 /// Proof that the machine has AVX-512 F, BW, VL and DQ.
@@ -43,29 +42,21 @@ impl Kernel {
         }
     }
 
-    /// Encodes whole rounds backwards with one table of 256 entries, stopping before a round with a symbol of
-    /// frequency zero; returns how many symbols at the front are left.
-    pub(super) fn encode(
-        &self,
-        writer: &mut Writer,
-        entries: &[EncodeEntry],
-        bits: u32,
-        symbols: &[u8],
-    ) -> usize {
-        let Ok(entries) = <&[EncodeEntry; 256]>::try_from(entries) else { return symbols.len() };
+    /// Encodes whole rounds backwards, stopping before a round with a symbol of frequency zero; returns how many
+    /// symbols at the front are left.
+    pub(super) fn encode(&self, writer: &mut Writer, segment: EncodeSegment<'_>) -> usize {
+        if !segment.stays_inside() {
+            return segment.symbols.len();
+        }
         let target =
             Target { states: &mut writer.states, buffer: &mut writer.buffer, start: &mut writer.start };
-        // SAFETY: `self` proves the features.
+        // SAFETY: `self` proves the features; `stays_inside` has bounded every gather index.
         unsafe {
-            match Lookup::of(entries) {
-                Lookup::Permute { first, width: 32 } => {
-                    encode_rounds::<2>(target, entries, first, bits, symbols)
-                }
-                Lookup::Permute { first, width: 64 } => {
-                    encode_rounds::<4>(target, entries, first, bits, symbols)
-                }
-                Lookup::Permute { first, .. } => encode_rounds::<8>(target, entries, first, bits, symbols),
-                Lookup::Gather => encode_rounds::<1>(target, entries, 0, bits, symbols),
+            match Lookup::of(&segment) {
+                Lookup::Permute { first, width: 32 } => encode_rounds::<2>(target, segment, first),
+                Lookup::Permute { first, width: 64 } => encode_rounds::<4>(target, segment, first),
+                Lookup::Permute { first, .. } => encode_rounds::<8>(target, segment, first),
+                Lookup::Gather => encode_rounds::<1>(target, segment, 0),
             }
         }
     }
@@ -134,7 +125,7 @@ unsafe fn decode_rounds<const BITS: u32, const K: usize>(mut segments: [Segment<
 
 /// Where the encoder finds the entries of 16 symbols.
 enum Lookup {
-    /// In 256 entries, by gathers of 64 bits.
+    /// In 256 entries a table, by gathers of 64 bits.
     Gather,
     /// In the 32, 64 or 128 entries from this symbol on, held in registers and picked by permutations: a gather of
     /// sixteen costs about 26 micro-operations, a pick among 64 entries three.
@@ -142,12 +133,14 @@ enum Lookup {
 }
 
 impl Lookup {
-    fn of(entries: &[EncodeEntry; 256]) -> Self {
-        let first = entries.iter().position(|entry| entry.frequency() > 0).unwrap_or(0);
-        let last = entries.iter().rposition(|entry| entry.frequency() > 0).unwrap_or(0);
+    fn of(segment: &EncodeSegment<'_>) -> Self {
+        if segment.indexes.is_some() {
+            return Self::Gather;
+        }
+        let (first, last) = (usize::from(segment.span.0), usize::from(segment.span.1));
         // A window must lie inside the 256 entries.
         let fit = |width: usize| Self::Permute { first: first.min(256 - width) as u32, width };
-        match last - first.min(last) {
+        match last.saturating_sub(first) {
             0..32 => fit(32),
             32..64 => fit(64),
             64..128 => fit(128),
@@ -185,15 +178,10 @@ struct Target<'a> {
 }
 
 /// # Safety
-/// The features.
+/// The features; [`EncodeSegment::stays_inside`] holds.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
-unsafe fn encode_rounds<const T: usize>(
-    target: Target<'_>,
-    entries: &[EncodeEntry; 256],
-    first: u32,
-    bits: u32,
-    symbols: &[u8],
-) -> usize {
+unsafe fn encode_rounds<const T: usize>(target: Target<'_>, segment: EncodeSegment<'_>, first: u32) -> usize {
+    let EncodeSegment { entries, indexes, bits, symbols, .. } = segment;
     let low_mask = _mm512_set1_epi32(0xfff);
     let complement = _mm512_set1_epi32(1 << bits);
     let top_shift = _mm_cvtsi32_si128(32 - bits as i32);
@@ -201,23 +189,23 @@ unsafe fn encode_rounds<const T: usize>(
     let high_half = _mm512_set1_epi64(!0xffff_ffff);
     let low_half = _mm512_set1_epi64(0xffff_ffff);
     let byte = _mm256_set1_epi32(0xff);
+    let second_byte = _mm256_set1_epi32(0xff00);
     let base = entries.as_ptr().cast::<i64>();
     // The window of entries as vectors of packed words and of reciprocals; unused (and T = 1) for gathers.
     let mut packed_table = [_mm512_setzero_si512(); T];
     let mut reciprocal_table = [_mm512_setzero_si512(); T];
     if T > 1 {
+        let even_words = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let odd_words = _mm512_or_si512(even_words, _mm512_set1_epi32(1));
         for (index, (packed, reciprocal)) in packed_table.iter_mut().zip(&mut reciprocal_table).enumerate() {
             let window = &entries[first as usize + 16 * index..first as usize + 16 * index + 16];
-            let mut words = [[0u32; 16]; 2];
-            for (lane, entry) in window.iter().enumerate() {
-                words[0][lane] = entry.packed;
-                words[1][lane] = entry.reciprocal;
-            }
-            // SAFETY: both arrays are 64 readable bytes.
-            unsafe {
-                *packed = _mm512_loadu_si512(words[0].as_ptr().cast());
-                *reciprocal = _mm512_loadu_si512(words[1].as_ptr().cast());
-            }
+            // SAFETY: the window is 16 entries of 8 bytes.
+            let (low, high) = unsafe {
+                let place = window.as_ptr().cast::<i32>();
+                (_mm512_loadu_si512(place.cast()), _mm512_loadu_si512(place.add(16).cast()))
+            };
+            *packed = _mm512_permutex2var_epi32(low, even_words, high);
+            *reciprocal = _mm512_permutex2var_epi32(low, odd_words, high);
         }
     }
     let first_symbol = _mm512_set1_epi32(first as i32);
@@ -248,12 +236,20 @@ unsafe fn encode_rounds<const T: usize>(
                 odd_reciprocal[half] = _mm512_srli_epi64::<32>(reciprocal);
             } else {
                 let pairs = _mm256_cvtepu16_epi32(raw);
-                // SAFETY: an index is at most 255, an entry is 8 bytes, the table has 256.
+                let mut even = _mm256_and_si256(pairs, byte);
+                let mut odd = _mm256_srli_epi32::<8>(pairs);
+                if let Some(indexes) = indexes {
+                    // SAFETY: there are as many indexes as symbols.
+                    let tables = unsafe {
+                        let place = indexes.as_ptr().add(left - 32 + 16 * half);
+                        _mm256_cvtepu16_epi32(_mm_loadu_si128(place.cast()))
+                    };
+                    even = _mm256_or_si256(even, _mm256_slli_epi32::<8>(_mm256_and_si256(tables, byte)));
+                    odd = _mm256_or_si256(odd, _mm256_and_si256(tables, second_byte));
+                }
+                // SAFETY: the caller has bounded every index; an entry is 8 bytes.
                 let (even, odd) = unsafe {
-                    (
-                        _mm512_i32gather_epi64::<8>(_mm256_and_si256(pairs, byte), base),
-                        _mm512_i32gather_epi64::<8>(_mm256_srli_epi32::<8>(pairs), base),
-                    )
+                    (_mm512_i32gather_epi64::<8>(even, base), _mm512_i32gather_epi64::<8>(odd, base))
                 };
                 packed[half] = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64::<32>(odd));
                 even_reciprocal[half] = _mm512_srli_epi64::<32>(even);

@@ -9,7 +9,7 @@
 use super::Lanes;
 use super::assignment::Part;
 use super::plain::{self, Reader, Writer};
-use super::table::{DecodeTables, EncodeTables};
+use super::table::{DecodeTables, EncodeEntry, EncodeTables};
 use crate::cpu::{CpuLevel, cpu_level};
 use crate::error::{Error, Result};
 
@@ -232,6 +232,32 @@ fn rounds_of<const K: usize>(level: CpuLevel, bits: u32, segments: [Segment<'_, 
     0
 }
 
+/// Symbols to encode, as vector kernels take them.
+#[derive(Clone, Copy)]
+pub(super) struct EncodeSegment<'a> {
+    /// The table of 256 entries; with `indexes` all tables.
+    pub(super) entries: &'a [EncodeEntry],
+    /// A table number per symbol.
+    pub(super) indexes: Option<&'a [u8]>,
+    /// First and last symbol that the one table can code.
+    pub(super) span: (u8, u8),
+    pub(super) bits: u32,
+    pub(super) symbols: &'a [u8],
+}
+
+impl EncodeSegment<'_> {
+    /// Whether every entry a kernel may gather exists: what its `unsafe` rests on.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn stays_inside(&self) -> bool {
+        let n_tables = match self.indexes {
+            None => 1,
+            Some(indexes) if indexes.len() != self.symbols.len() => return false,
+            Some(indexes) => indexes.iter().copied().max().map_or(0, usize::from) + 1,
+        };
+        (8..=12).contains(&self.bits) && self.entries.len() >= 256 * n_tables
+    }
+}
+
 /// Encodes with the kernel of `level`, which the machine must have; the payload is then in `writer`.
 pub(super) fn encode_at(
     level: CpuLevel,
@@ -240,18 +266,43 @@ pub(super) fn encode_at(
     part: &Part<'_>,
     writer: &mut Writer,
 ) -> Result<()> {
-    if level < CpuLevel::Avx512 || writer.lanes() != Lanes::ThirtyTwo || matches!(part, Part::PerSymbol(_)) {
+    if level == CpuLevel::Plain || writer.lanes() != Lanes::ThirtyTwo {
         return plain::encode(symbols, tables, part, writer);
     }
     writer.begin(symbols.len());
+    let bits = tables.probability_bits;
+    // Whatever a kernel refuses (a symbol of frequency zero) the plain coder reports.
+    if let Part::PerSymbol(indexes) = *part {
+        let plainly = |writer: &mut Writer, from: usize, to: usize| {
+            Part::PerSymbol(&indexes[from..to]).for_each_run_reversed(to - from, |start, length, table| {
+                let start = from + start;
+                writer.encode_run(tables, table, start % 32, &symbols[start..start + length], start)
+            })
+        };
+        let whole = symbols.len() / 32 * 32;
+        plainly(writer, whole, symbols.len())?;
+        let segment = EncodeSegment {
+            entries: &tables.entries,
+            indexes: Some(&indexes[..whole]),
+            span: (0, 255),
+            bits,
+            symbols: &symbols[..whole],
+        };
+        let left = encode_rounds(level, writer, segment);
+        plainly(writer, 0, left)?;
+        writer.finish();
+        return Ok(());
+    }
     part.for_each_run_reversed(symbols.len(), |start, length, table| {
         let symbols = &symbols[start..start + length];
         let head = ((32 - start % 32) % 32).min(length);
         let whole = (length - head) / 32 * 32;
         let (front, tail) = symbols.split_at(head + whole);
         writer.encode_run(tables, table, 0, tail, start + head + whole)?;
-        let left = encode_rounds(writer, tables, table, &front[head..]);
-        // Whatever the kernel refused (a symbol of frequency zero) the plain coder reports.
+        let entries = tables.entries.get(table * 256..(table + 1) * 256).unwrap_or(&[]);
+        let span = tables.spans.get(table).copied().unwrap_or((0, 255));
+        let segment = EncodeSegment { entries, indexes: None, span, bits, symbols: &front[head..] };
+        let left = encode_rounds(level, writer, segment);
         writer.encode_run(tables, table, 0, &front[head..head + left], start + head)?;
         writer.encode_run(tables, table, start % 32, &front[..head], start)
     })?;
@@ -260,16 +311,18 @@ pub(super) fn encode_at(
 }
 
 /// Encodes whole rounds backwards; returns how many symbols at the front are left.
-fn encode_rounds(writer: &mut Writer, tables: &EncodeTables, table: usize, symbols: &[u8]) -> usize {
+fn encode_rounds(level: CpuLevel, writer: &mut Writer, segment: EncodeSegment<'_>) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::avx512::Kernel::new() {
-        return kernel.encode(
-            writer,
-            &tables.entries[table * 256..(table + 1) * 256],
-            tables.probability_bits,
-            symbols,
-        );
+    {
+        if level == CpuLevel::Avx512
+            && let Some(kernel) = super::avx512::Kernel::new()
+        {
+            return kernel.encode(writer, segment);
+        }
+        if let Some(kernel) = super::avx2::Kernel::new() {
+            return kernel.encode(writer, segment);
+        }
     }
-    let _ = (writer, tables, table);
-    symbols.len()
+    let _ = (level, writer);
+    segment.symbols.len()
 }

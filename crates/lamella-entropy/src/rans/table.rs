@@ -78,6 +78,8 @@ impl EncodeEntry {
 #[derive(Debug, Clone)]
 pub struct EncodeTables {
     pub(super) entries: Vec<EncodeEntry>,
+    /// First and last symbol that each table can code.
+    pub(super) spans: Vec<(u8, u8)>,
     pub(super) probability_bits: u32,
     count: usize,
 }
@@ -97,7 +99,16 @@ impl EncodeTables {
                 cumulative += u32::from(frequency);
             }
         }
-        Ok(Self { entries, probability_bits, count: tables.len() })
+        let spans = entries
+            .chunks(256)
+            .map(|entries| {
+                let is_coded = |entry: &EncodeEntry| entry.frequency() > 0;
+                let first = entries.iter().position(is_coded).unwrap_or(0);
+                let last = entries.iter().rposition(is_coded).unwrap_or(0);
+                (first as u8, last as u8)
+            })
+            .collect();
+        Ok(Self { entries, spans, probability_bits, count: tables.len() })
     }
 
     /// Number of tables.

@@ -254,7 +254,45 @@ fn a_symbol_without_frequency_is_an_error() {
                 let error =
                     encode_part(level, &symbols, lanes, &tables, &Assignment::One(0).whole()).unwrap_err();
                 assert_eq!(error, Error::UncodableSymbol { symbol: 2, position: length / 2 });
+                let indexes = vec![0; length];
+                let part = Assignment::PerSymbol(&indexes).whole();
+                assert_eq!(encode_part(level, &symbols, lanes, &tables, &part).unwrap_err(), error);
             }
         }
+    }
+}
+
+#[test]
+fn appended_payloads_and_pairs_return() {
+    let tables = three_tables();
+    let (encode, decode) = (EncodeTables::new(&tables).unwrap(), DecodeTables::new(&tables).unwrap());
+    let (mut workspace, mut bytes) = (Workspace::default(), Vec::new());
+    // One lane, many lanes, more than one chunk; equal and unequal neighbours.
+    for (left, right) in [(10, 90), (70_000, 70_000), (64, 70_001), (CHUNK_SYMBOLS + 1, 70_000)] {
+        let symbols = [noise(left, 30, 1), noise(right, 30, 2)];
+        let indexes: Vec<u8> = (0..right).map(|index| (index / 7 % 3) as u8).collect();
+        let assignments = [Assignment::One(2), Assignment::PerSymbol(&indexes)];
+        let payloads = [0, 1].map(|index| {
+            bytes.clear();
+            let (symbols, assignment) = (&symbols[index], &assignments[index]);
+            let length = append_payload(symbols, &encode, assignment, &mut workspace, &mut bytes).unwrap();
+            assert_eq!(length, bytes.len());
+            assert_eq!(bytes, encode_payload(symbols, &encode, assignment).unwrap());
+            bytes.clone()
+        });
+        let mut out = [vec![0; left], vec![0; right]];
+        let [first, second] = &mut out;
+        let jobs = [
+            PayloadJob { bytes: &payloads[0], assignment: assignments[0], out: first },
+            PayloadJob { bytes: &payloads[1], assignment: assignments[1], out: second },
+        ];
+        decode_pair(jobs, &decode).unwrap();
+        assert_eq!(out, symbols);
+        let [first, second] = &mut out;
+        let jobs = [
+            PayloadJob { bytes: &payloads[0], assignment: assignments[0], out: first },
+            PayloadJob { bytes: &payloads[1][..right / 3], assignment: assignments[1], out: second },
+        ];
+        assert!(decode_pair(jobs, &decode).is_err());
     }
 }

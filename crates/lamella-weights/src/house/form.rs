@@ -125,11 +125,8 @@ pub fn write(header: &Header, rows: usize, codes: &[i32]) -> Vec<u8> {
     bytes
 }
 
-/// Bytes to values, `[rows, columns]` row-major, none beyond `limit`.
-///
-/// # Errors
-/// A sentence that says what does not fit.
-pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<Vec<f32>, String> {
+/// A payload's header, and the decoder before its first code.
+fn open(payload: &[u8], rows: usize, columns: usize) -> Result<(Header, RangeDecoder<'_>), String> {
     let Some((&[flags, c0, c1, b1, b2, b3], stream)) = payload.split_first_chunk::<6>() else {
         return Err(format!("{} bytes cannot hold the 6 of the header", payload.len()));
     };
@@ -142,8 +139,7 @@ pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<V
             stream.len()
         ));
     }
-    let length =
-        rows.checked_mul(columns).ok_or_else(|| format!("{rows} x {columns} weights are too many"))?;
+    rows.checked_mul(columns).ok_or_else(|| format!("{rows} x {columns} weights are too many"))?;
     let base = f32::from_le_bytes([0, b1, b2, b3]);
     if !(MIN_BASE..=MAX_BASE).contains(&base) {
         return Err(format!("the base step {base} is outside 2^-96 to 2^96"));
@@ -157,10 +153,31 @@ pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<V
     };
     let mut decoder = RangeDecoder::new(stream);
     header.code(&mut decoder);
+    Ok((header, decoder))
+}
+
+/// Bytes to header and codes (`[columns, rows]`): for those who look into a layer.
+///
+/// # Errors
+/// As [`read`], but for a stream that ends early.
+pub fn read_codes(payload: &[u8], rows: usize, columns: usize) -> Result<(Header, Vec<i32>), String> {
+    let (header, mut decoder) = open(payload, rows, columns)?;
+    let mut codes = vec![0; rows * columns];
+    code_matrix(&mut decoder, header.trellis, rows, &header.column_steps(), &mut codes, |_, _, _| {});
+    Ok((header, codes))
+}
+
+/// Bytes to values, `[rows, columns]` row-major, none beyond `limit`.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<Vec<f32>, String> {
+    let (header, mut decoder) = open(payload, rows, columns)?;
     let (steps, factors) = (header.column_steps(), header.row_factors());
+    let length = rows * columns;
     let mut values = vec![0.0f32; length];
     let mut codes = vec![0i32; length];
-    code_matrix(&mut decoder, trellis, rows, &steps, &mut codes, |column, codes, quantizers| {
+    code_matrix(&mut decoder, header.trellis, rows, &steps, &mut codes, |column, codes, quantizers| {
         let offsets = header.offsets.of_group(usize::from(group_of(header.columns[column])));
         for (row, (&code, &quantizer)) in codes.iter().zip(quantizers).enumerate() {
             let step = steps[column] * factors.get(row).copied().unwrap_or(1.0);
@@ -171,7 +188,7 @@ pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<V
     if decoder.overrun() > 4 {
         return Err(format!(
             "the stream of {} bytes ends {} bytes early",
-            stream.len(),
+            payload.len() - 6,
             decoder.overrun() - 4
         ));
     }

@@ -27,6 +27,11 @@ const WORTHWHILE: f64 = 0.0015;
 const NOISE_BITS: f64 = 7.97;
 /// Bits per symbol that classes must promise before they are tried.
 const PROMISING_BITS: f64 = 0.004;
+/// Bits that a table and a class at least take.
+const LEAST_TABLE_BITS: f64 = 80.0;
+const LEAST_CLASS_BITS: f64 = 1.0;
+/// Classes of columns must bring a stream down to this share of what it takes without.
+const COLUMNS_MUST_PAY: f64 = 0.995;
 /// Octaves above the sample's greatest magnitude that the window leaves room for.
 const HEADROOM: u16 = 2;
 
@@ -184,11 +189,13 @@ impl Census {
             let column = (start + position) % columns;
             let row = &symbols[position..(position + columns - column).min(symbols.len())];
             for (sum, &symbol) in sums[column..].iter_mut().zip(row) {
-                *sum += u32::from(symbol);
+                *sum = sum.wrapping_add(u32::from(symbol));
             }
             self.rows.push(
                 row.chunks(1 << 16)
-                    .map(|part| u64::from(part.iter().map(|&symbol| u32::from(symbol)).sum::<u32>()))
+                    .map(|part| {
+                        u64::from(part.iter().fold(0u32, |sum, &symbol| sum.wrapping_add(u32::from(symbol))))
+                    })
                     .sum(),
             );
             position += row.len();
@@ -233,17 +240,28 @@ fn with_classes(
     one: (Coding, f64),
 ) -> Result<Coding, StreamError> {
     let mut best = one;
+    let mut promising = Vec::new();
     for (sums, per_sum, is_rows) in [(&census.rows, columns, true), (&census.columns, rows, false)] {
         if promised_bits(sums, per_sum, counts) < PROMISING_BITS {
             continue;
         }
         let classes = classes_of(sums, rows * columns);
         let by_class = count_classes(fields, bytes, columns, &classes, is_rows);
+        // Fitting tables is slow: only what promises most is tried, and only where it can pay for tables and lists.
+        let ideal = by_class.iter().map(entropy_bits).sum::<f64>();
+        let expected =
+            ideal + LEAST_TABLE_BITS * by_class.len() as f64 + LEAST_CLASS_BITS * classes.len() as f64;
+        // A table per symbol is coded by the slower encoder: columns must pay.
+        let expected = if is_rows { expected } else { expected / COLUMNS_MUST_PAY };
+        if expected < best.1 {
+            promising.push((expected, is_rows, classes, by_class));
+        }
+    }
+    promising.sort_by(|left, right| left.0.total_cmp(&right.0));
+    if let Some((_, is_rows, classes, by_class)) = promising.into_iter().next() {
         let classes = if is_rows { Classes::Rows(classes) } else { Classes::Columns(classes) };
         let found = Coding::choose(&by_class, classes)?;
-        // A table per symbol is coded by the slower encoder: columns must pay.
-        let margin = if is_rows { 1.0 } else { 0.995 };
-        if found.1 < best.1 * margin {
+        if found.1 < best.1 * if is_rows { 1.0 } else { COLUMNS_MUST_PAY } {
             best = found;
         }
     }
@@ -301,9 +319,20 @@ fn count_classes(
                 Fields::Bytes { .. } => scratch.copy_from_slice(bytes),
             }
             let mut counts = vec![[0u32; 256]; n_classes];
-            for (position, &symbol) in (start..).zip(scratch.iter()) {
-                let index = if is_rows { position / columns } else { position % columns };
-                counts[usize::from(classes[index])][usize::from(symbol)] += 1;
+            let (mut position, mut rest) = (start, &scratch[..]);
+            while !rest.is_empty() {
+                let (row, column) = (position / columns, position % columns);
+                let (part, after) = rest.split_at((columns - column).min(rest.len()));
+                if is_rows {
+                    let counts = &mut counts[usize::from(classes[row])];
+                    part.iter().for_each(|&symbol| counts[usize::from(symbol)] += 1);
+                } else {
+                    for (&symbol, &class) in part.iter().zip(&classes[column..]) {
+                        counts[usize::from(class)][usize::from(symbol)] += 1;
+                    }
+                }
+                position += part.len();
+                rest = after;
             }
             counts.iter().map(|counts| counts.map(u64::from)).collect::<Vec<Counts>>()
         })

@@ -96,7 +96,8 @@ impl Fields {
     }
 }
 
-/// One kind of word; written out for each width so that the loops become vector code.
+/// One kind of word; written out for each width so that the loops become vector code. Checks of overflow would keep them
+/// from it, so shifts and sums are the wrapping ones; every shift is less than the width.
 macro_rules! words {
     ($module:ident, $word:ty, $bytes:literal) => {
         mod $module {
@@ -110,16 +111,16 @@ macro_rules! words {
 
             pub(super) fn values(bytes: &[u8], shift: u32, out: &mut [u16]) {
                 for (out, word) in out.iter_mut().zip(words(bytes)) {
-                    *out = ((word & MAGNITUDE) >> shift) as u16;
+                    *out = (word & MAGNITUDE).wrapping_shr(shift) as u16;
                 }
             }
 
             pub(super) fn symbols(bytes: &[u8], fields: &FloatFields, out: &mut [u8]) {
                 let (shift, start) = (fields.mantissa_bits - fields.kept_bits, fields.window_start);
                 for (out, word) in out.iter_mut().zip(words(bytes)) {
-                    let value = ((word & MAGNITUDE) >> shift) as u16;
+                    let value = (word & MAGNITUDE).wrapping_shr(shift) as u16;
                     let offset = value.wrapping_sub(start);
-                    let inside = if offset < WINDOW { offset + 2 } else { 0 };
+                    let inside = if offset < WINDOW { offset.wrapping_add(2) } else { 0 };
                     *out = if value == 0 { 1 } else { inside } as u8;
                 }
             }
@@ -128,8 +129,8 @@ macro_rules! words {
                 let mantissa = fields.mantissa_bits - fields.kept_bits;
                 let mask = ((1 as $word) << mantissa) - 1;
                 for (out, word) in out.iter_mut().zip(words(bytes)) {
-                    let sign = word >> (<$word>::BITS - 1) << mantissa;
-                    *out = ((sign | (word & mask)) >> right) as u8;
+                    let sign = (word >> (<$word>::BITS - 1)).wrapping_shl(mantissa);
+                    *out = (sign | (word & mask)).wrapping_shr(right) as u8;
                 }
             }
 
@@ -144,8 +145,11 @@ macro_rules! words {
                 let start = fields.window_start as $word;
                 let mask = ((1 as $word) << mantissa) - 1;
                 let whole = |symbol: u8, rest: $word| -> $word {
-                    let value = if symbol < 2 { 0 } else { (symbol as $word - 2).wrapping_add(start) };
-                    (rest >> mantissa) << (<$word>::BITS - 1) | value << mantissa | (rest & mask)
+                    let value =
+                        if symbol < 2 { 0 } else { (symbol as $word).wrapping_sub(2).wrapping_add(start) };
+                    rest.wrapping_shr(mantissa) << (<$word>::BITS - 1)
+                        | value.wrapping_shl(mantissa)
+                        | (rest & mask)
                 };
                 let (out, _) = out.as_chunks_mut::<$bytes>();
                 // One byte holds the whole rest of 16-bit floats: the case worth a loop of its own.
@@ -161,13 +165,11 @@ macro_rules! words {
                     return;
                 }
                 let mut rest: Vec<$word> = vec![0; out.len()];
-                for (index, plane) in low.iter().enumerate() {
+                for (index, plane) in low.iter().chain([&head]).enumerate() {
+                    let left = 8 * index as u32;
                     for (rest, &byte) in rest.iter_mut().zip(*plane) {
-                        *rest |= (byte as $word) << (8 * index);
+                        *rest |= (byte as $word).wrapping_shl(left);
                     }
-                }
-                for (rest, &byte) in rest.iter_mut().zip(head) {
-                    *rest |= (byte as $word) << (8 * low.len());
                 }
                 for ((out, &symbol), &rest) in out.iter_mut().zip(symbols).zip(&rest) {
                     *out = whole(symbol, rest).to_le_bytes();
@@ -218,6 +220,9 @@ impl FloatFields {
     /// Values outside the window, in order, two bytes each.
     pub(crate) fn escapes(&self, bytes: &[u8], symbols: &[u8]) -> Vec<u8> {
         let mut escapes = Vec::new();
+        if !symbols.contains(&0) {
+            return escapes;
+        }
         let mut value = [0u16];
         for (element, _) in symbols.iter().enumerate().filter(|(_, symbol)| **symbol == 0) {
             self.values(&bytes[element * self.width..(element + 1) * self.width], &mut value);
@@ -236,7 +241,8 @@ impl FloatFields {
         out: &mut [u8],
     ) -> bool {
         by_width!(self, join(symbols, self, head, low, out));
-        let count = symbols.iter().map(|&symbol| usize::from(symbol == 0)).sum::<usize>();
+        let count =
+            if symbols.contains(&0) { symbols.iter().filter(|&&symbol| symbol == 0).count() } else { 0 };
         if count * 2 != escapes.len() {
             return false;
         }

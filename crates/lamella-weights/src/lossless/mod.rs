@@ -4,6 +4,7 @@
 //! fields.rs   a word into symbol, head and low planes (vector loops)
 //! stream.rs   one stream of bytes: raw, constant, or rANS under a table per class of rows or columns
 //! choice.rs   which of these, by measured size
+//! pages.rs    large buffers on large pages
 //! planes.rs   the stored form: blocks that decode by themselves        what the recipe `exact` writes
 //! delta.rs    an array as its difference to a base model's             `exact(base=…)`
 //! files.rs    whole directories, byte for byte                         `compress --lossless`, `expand`
@@ -18,6 +19,7 @@ mod choice;
 mod delta;
 mod fields;
 mod files;
+mod pages;
 mod planes;
 mod stream;
 

@@ -17,13 +17,15 @@
 use std::ops::Range;
 
 use lamella_codec::{ArraySpec, Dtype};
+use lamella_entropy::rans::Workspace;
 use lamella_entropy::varint::{read_varint, write_varint};
 use rayon::prelude::*;
 
 use super::StreamError;
 use super::choice::{self, Choice};
 use super::fields::{self, Fields, FloatFields, float_format};
-use super::stream::{Coding, Decoder, Encoder, Extent, reserve, take};
+use super::pages::zeros;
+use super::stream::{Coding, Decoder, Encoder, Extent, take};
 
 /// First byte of a payload of planes.
 pub(crate) const FORM_PLANES: u8 = 0;
@@ -73,33 +75,63 @@ fn encode_chosen(spec: &ArraySpec, bytes: &[u8], choice: Choice) -> Result<Vec<u
         coding.write(&mut payload)?;
     }
     let encoders = codings.iter().map(Encoder::new).collect::<Result<Vec<_>, _>>()?;
-    let batch = 2 * rayon::current_num_threads();
     let blocks: Vec<(usize, &[u8])> = bytes.chunks(BLOCK_ELEMENTS * width).enumerate().collect();
-    let mut index = Vec::new();
-    let mut data = Vec::with_capacity(bytes.len() / 2 + bytes.len() / 4);
     // Batches bound the memory beside the output; their size changes no byte.
-    for batch in blocks.chunks(batch) {
-        let coded: Vec<(Vec<u8>, Vec<u8>)> = batch
-            .par_iter()
-            .map_init(Scratch::default, |scratch, &(block, bytes)| {
-                let extent = Extent { columns, start: block * BLOCK_ELEMENTS, length: bytes.len() / width };
-                encode_block(&fields, &encoders, bytes, extent, scratch)
-            })
-            .collect::<Result<_, StreamError>>()?;
-        for (lengths, block) in coded {
-            index.extend_from_slice(&lengths);
-            data.extend_from_slice(&block);
+    let batch = (4 * rayon::current_num_threads()).min(blocks.len());
+    let mut rooms: Vec<Room> = Vec::new();
+    rooms.resize_with(batch, Room::default);
+    let n_coded = encoders.iter().filter(|encoder| matches!(encoder, Encoder::Tables(..))).count();
+    // The index stands before the data and is known after it: nearly always it has this size.
+    let expected = blocks.len() * (1 + 3 * n_coded);
+    let start = payload.len() + expected;
+    let mut index = Vec::with_capacity(expected);
+    let mut whole = zeros(start + bytes.len() + bytes.len() / 8 + 64)?;
+    let mut end = start;
+    for batch in blocks.chunks(batch.max(1)) {
+        let rooms = &mut rooms[..batch.len()];
+        batch.par_iter().zip(rooms.par_iter_mut()).try_for_each(|(&(block, bytes), room)| {
+            let extent = Extent { columns, start: block * BLOCK_ELEMENTS, length: bytes.len() / width };
+            encode_block(&fields, &encoders, bytes, extent, room)
+        })?;
+        let size: usize = rooms.iter().map(|room| room.data.len()).sum();
+        if whole.len() < end + size {
+            whole.resize(end + size, 0);
         }
+        let mut places = Vec::with_capacity(rooms.len());
+        let mut free = &mut whole[end..];
+        for room in rooms.iter() {
+            index.extend_from_slice(&room.lengths);
+            let (place, rest) = free.split_at_mut(room.data.len());
+            places.push(place);
+            free = rest;
+        }
+        places
+            .into_par_iter()
+            .zip(rooms.par_iter())
+            .for_each(|(place, room)| place.copy_from_slice(&room.data));
+        end += size;
     }
-    payload.reserve_exact(index.len() + data.len());
+    whole.truncate(end);
+    let head = payload.len() + index.len();
+    if head == start {
+        whole[..payload.len()].copy_from_slice(&payload);
+        whole[payload.len()..start].copy_from_slice(&index);
+        whole.shrink_to_fit();
+        return Ok(whole);
+    }
+    payload.reserve_exact(index.len() + end - start);
     payload.extend_from_slice(&index);
-    payload.extend_from_slice(&data);
+    payload.extend_from_slice(&whole[start..]);
     Ok(payload)
 }
 
+/// What a block is coded in, used again for others.
 #[derive(Default)]
-struct Scratch {
+struct Room {
     symbols: Vec<u8>,
+    workspace: Workspace,
+    lengths: Vec<u8>,
+    data: Vec<u8>,
 }
 
 fn encode_block(
@@ -107,33 +139,35 @@ fn encode_block(
     encoders: &[Encoder<'_>],
     bytes: &[u8],
     extent: Extent,
-    scratch: &mut Scratch,
-) -> Result<(Vec<u8>, Vec<u8>), StreamError> {
-    let (mut lengths, mut data) = (Vec::new(), Vec::with_capacity(bytes.len()));
-    let symbols = &mut scratch.symbols;
+    room: &mut Room,
+) -> Result<(), StreamError> {
+    let Room { symbols, workspace, lengths, data } = room;
+    lengths.clear();
+    data.clear();
+    data.reserve(bytes.len());
     symbols.resize(extent.length, 0);
     let mut low = encoders;
     match fields {
-        Fields::Bytes { .. } => write_varint(&mut lengths, 0),
+        Fields::Bytes { .. } => write_varint(lengths, 0),
         Fields::Float(fields) => {
             fields.symbols(bytes, symbols);
             let escapes = fields.escapes(bytes, symbols);
-            write_varint(&mut lengths, escapes.len() as u64);
+            write_varint(lengths, escapes.len() as u64);
             if let [first, rest @ ..] = encoders {
-                first.encode(symbols, extent, &mut lengths, &mut data)?;
+                first.encode(symbols, extent, workspace, lengths, data)?;
                 low = rest;
             }
             data.extend_from_slice(&escapes);
             if fields.head_bits() > 0 {
                 fields.head(bytes, symbols);
-                fields::pack(symbols, fields.head_bits(), &mut data);
+                fields::pack(symbols, fields.head_bits(), data);
             }
         }
     }
     for (plane, encoder) in low.iter().enumerate() {
         match (fields, encoder) {
             (_, Encoder::Constant) => {}
-            (Fields::Bytes { width: 1 }, _) => encoder.encode(bytes, extent, &mut lengths, &mut data)?,
+            (Fields::Bytes { width: 1 }, _) => encoder.encode(bytes, extent, workspace, lengths, data)?,
             (Fields::Float(fields), Encoder::Raw) => {
                 let start = data.len();
                 data.resize(start + extent.length, 0);
@@ -141,11 +175,11 @@ fn encode_block(
             }
             _ => {
                 fill_plane(fields, bytes, plane, symbols);
-                encoder.encode(symbols, extent, &mut lengths, &mut data)?;
+                encoder.encode(symbols, extent, workspace, lengths, data)?;
             }
         }
     }
-    Ok((lengths, data))
+    Ok(())
 }
 
 /// One low plane of any fields.
@@ -287,11 +321,8 @@ impl<'a> Planes<'a> {
                 self.blocks.len()
             )));
         }
-        let mut out = Vec::new();
-        let size = self.block_length(block) * self.fields.width();
-        reserve(&mut out, size)?;
-        out.resize(size, 0);
-        self.decode_into(block, &mut out, &mut Vec::new())?;
+        let mut out = zeros(self.block_length(block) * self.fields.width())?;
+        self.decode_into([block], [&mut out], &mut Vec::new())?;
         Ok(out)
     }
 
@@ -300,10 +331,7 @@ impl<'a> Planes<'a> {
     /// # Errors
     /// Damaged data, or more memory than there is.
     pub fn decode(&self) -> Result<Vec<u8>, StreamError> {
-        let mut out = Vec::new();
-        let size = self.elements * self.fields.width();
-        reserve(&mut out, size)?;
-        out.resize(size, 0);
+        let mut out = zeros(self.elements * self.fields.width())?;
         self.decode_to(&mut out)?;
         Ok(out)
     }
@@ -316,40 +344,84 @@ impl<'a> Planes<'a> {
         if out.len() != self.elements * self.fields.width() {
             return Err(StreamError::Damaged(format!("{} bytes do not hold the array", out.len())));
         }
-        out.par_chunks_mut(BLOCK_ELEMENTS * self.fields.width())
+        // Two blocks at a time: their coders' chains of dependent steps overlap.
+        let size = BLOCK_ELEMENTS * self.fields.width();
+        out.par_chunks_mut(2 * size)
             .enumerate()
-            .map_init(Vec::new, |scratch, (block, out)| self.decode_into(block, out, scratch))
+            .map_init(Vec::new, |scratch, (pair, out)| match out.split_at_mut_checked(size) {
+                Some((first, second)) if !second.is_empty() => {
+                    self.decode_into([2 * pair, 2 * pair + 1], [first, second], scratch)
+                }
+                _ => self.decode_into([2 * pair], [out], scratch),
+            })
             .collect::<Result<(), StreamError>>()
     }
 
-    fn decode_into(&self, block: usize, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<(), StreamError> {
-        let length = self.block_length(block);
-        let extent = Extent { columns: self.columns, start: block * BLOCK_ELEMENTS, length };
-        let Block { escapes, head, streams } = &self.blocks[block];
+    /// Decodes one or two blocks.
+    fn decode_into<const K: usize>(
+        &self,
+        blocks: [usize; K],
+        out: [&mut [u8]; K],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), StreamError> {
         let head_bits = self.fields.head_bits();
-        // Room for every stream that cannot be used where it lies, and for the head.
-        let is_moved = |decoder: &Decoder| !matches!(decoder, Decoder::Raw);
-        let n_moved = self.decoders.iter().filter(|decoder| is_moved(decoder)).count();
-        scratch.resize((n_moved + usize::from(head_bits > 0)) * length, 0);
-        let (head_room, rest) = scratch.split_at_mut(if head_bits > 0 { length } else { 0 });
-        if head_bits > 0 {
-            fields::unpack(head, head_bits, head_room);
+        // Room for every stream that cannot be used where it lies, and for the head: once for each block.
+        let n_moved = self.decoders.iter().filter(|decoder| !matches!(decoder, Decoder::Raw)).count();
+        let length = blocks.iter().map(|&block| self.block_length(block)).max().unwrap_or(0);
+        let n_rooms = n_moved + usize::from(head_bits > 0);
+        scratch.resize((K * n_rooms * length).max(scratch.len()), 0);
+        let mut rooms = scratch.chunks_exact_mut(length.max(1));
+        let mut heads: [&[u8]; K] = [&[]; K];
+        let mut planes: [Vec<&[u8]>; K] = std::array::from_fn(|_| Vec::with_capacity(self.decoders.len()));
+        let extents = blocks.map(|block| Extent {
+            columns: self.columns,
+            start: block * BLOCK_ELEMENTS,
+            length: self.block_length(block),
+        });
+        for (stream, decoder) in self.decoders.iter().enumerate() {
+            let data = blocks.map(|block| self.blocks[block].streams[stream]);
+            if matches!(decoder, Decoder::Raw) {
+                planes.iter_mut().zip(data).for_each(|(planes, data)| planes.push(data));
+                continue;
+            }
+            let mut places: Vec<&mut [u8]> = rooms.by_ref().take(K).collect();
+            places.iter_mut().zip(&extents).for_each(|(place, extent)| {
+                let whole = std::mem::take(place);
+                *place = &mut whole[..extent.length];
+            });
+            match (&mut places[..], &data[..]) {
+                ([first, second], &[left, right]) => {
+                    decoder.decode_two([left, right], [extents[0], extents[1]], [first, second])?;
+                }
+                (places, data) => {
+                    for ((place, data), extent) in places.iter_mut().zip(data).zip(extents) {
+                        decoder.decode(data, extent, place)?;
+                    }
+                }
+            }
+            planes.iter_mut().zip(places).for_each(|(planes, place)| planes.push(place));
         }
-        let mut room = rest.chunks_exact_mut(length.max(1));
-        let mut planes: Vec<&[u8]> = Vec::with_capacity(streams.len());
-        for (decoder, data) in self.decoders.iter().zip(streams) {
-            if !is_moved(decoder) {
-                planes.push(data);
-            } else if let Some(plane) = room.next() {
-                decoder.decode(data, extent, plane)?;
-                planes.push(plane);
+        if head_bits > 0 {
+            for ((head, room), (&block, extent)) in
+                heads.iter_mut().zip(rooms.by_ref().take(K)).zip(blocks.iter().zip(&extents))
+            {
+                fields::unpack(self.blocks[block].head, head_bits, &mut room[..extent.length]);
+                *head = &room[..extent.length];
             }
         }
+        for (((block, out), planes), head) in blocks.into_iter().zip(out).zip(&planes).zip(heads) {
+            self.join(block, planes, head, out)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the planes of a block together.
+    fn join(&self, block: usize, planes: &[&[u8]], head: &[u8], out: &mut [u8]) -> Result<(), StreamError> {
         match &self.fields {
-            Fields::Bytes { width } => fields::join_bytes(&planes, *width, out),
+            Fields::Bytes { width } => fields::join_bytes(planes, *width, out),
             Fields::Float(fields) => {
-                let [symbols, low @ ..] = &planes[..] else { return Ok(()) };
-                if !fields.join(symbols, head_room, low, escapes, out) {
+                let [symbols, low @ ..] = planes else { return Ok(()) };
+                if !fields.join(symbols, head, low, self.blocks[block].escapes, out) {
                     return Err(StreamError::Damaged(format!(
                         "block {block} has not one escape per escape symbol"
                     )));

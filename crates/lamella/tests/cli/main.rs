@@ -11,6 +11,7 @@ mod inputs;
 mod killing;
 mod planning;
 mod refusals;
+mod remote;
 mod support;
 mod training;
 mod verbs;
