@@ -12,7 +12,7 @@ use crate::layout::Layout;
 use crate::limits::HEADER_BYTES;
 use crate::manifest::{self, ArrayEntry, Header, LayerEntry, Manifest, Storage, Targets};
 use crate::mapping::MappedFile;
-use crate::source::{self, ReadAt};
+use crate::source::{self, Prefix, ReadAt};
 use crate::{FileError, ManifestError, side};
 
 /// Where an array's numbers are.
@@ -64,6 +64,16 @@ impl File {
         let name = path.display().to_string();
         let mapped = MappedFile::open(path).map_err(FileError::io(format!("opening `{name}`")))?;
         Self::from_source(name, Box::new(mapped))
+    }
+
+    /// Opens the first `bytes` bytes of a file: the whole layers among them, as if the rest were not there.
+    ///
+    /// # Errors
+    /// As [`File::open`]; [`FileError::Incomplete`] says how many bytes hold every array.
+    pub fn open_prefix(path: impl AsRef<Path>, bytes: u64) -> Result<Self, FileError> {
+        let name = path.as_ref().display().to_string();
+        let mapped = MappedFile::open(path.as_ref()).map_err(FileError::io(format!("opening `{name}`")))?;
+        Self::from_source(name, Box::new(Prefix::new(mapped, bytes)))
     }
 
     /// Opens a file that lies in memory.

@@ -19,6 +19,7 @@
 //! | write a model, hours of work | [`Spool`] | one payload |
 //! | write what is in memory | [`to_bytes`], [`write_to`] inside [`write_atomically`] | the payloads |
 //! | know a size before writing | [`size_of`] | none |
+//! | read only a file's first bytes | [`File::open_prefix`]; over HTTP `File::open_url_prefix` | the layers that lie whole in them |
 //! | read over HTTP | `File::open_url` (feature `remote`); any other source: [`ReadAt`], [`File::from_source`] | the manifest, and what is asked for |
 //!
 //! # A file of one layer and a half
@@ -95,7 +96,7 @@ pub use order::{LayerGain, order_by_gain};
 #[cfg(feature = "remote")]
 pub use remote::RemoteFile;
 pub use side::SideFiles;
-pub use source::ReadAt;
+pub use source::{Prefix, ReadAt};
 pub use spool::{Spool, SpoolStart, SpooledLayer};
 pub use text_coding::TextCoding;
 pub use verify::{Progress, Verification};

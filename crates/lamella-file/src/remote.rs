@@ -127,4 +127,19 @@ impl File {
         let remote = RemoteFile::open(url).map_err(FileError::io(format!("opening `{url}`")))?;
         Self::from_source(url, Box::new(remote))
     }
+
+    /// Brings the first `bytes` bytes of a file on a web server in one request more, and opens them: the whole layers
+    /// among them, as if the rest were not there.
+    ///
+    /// # Errors
+    /// As [`File::open_url`]; [`FileError::Incomplete`] says how many bytes hold every array.
+    pub fn open_url_prefix(url: &str, bytes: u64) -> Result<Self, FileError> {
+        let failed = || FileError::io(format!("reading `{url}`"));
+        let remote = RemoteFile::open(url).map_err(failed())?;
+        let length = usize::try_from(bytes.min(remote.length_bytes()))
+            .map_err(|_| failed()(io::ErrorKind::OutOfMemory.into()))?;
+        let mut first = vec![0; length];
+        remote.read_at(0, &mut first).map_err(failed())?;
+        Self::from_source(url, Box::new(first))
+    }
 }

@@ -20,6 +20,36 @@ pub trait ReadAt: Send + Sync {
     }
 }
 
+/// The first bytes of a source: what a reader with little room looks at.
+pub struct Prefix<S> {
+    source: S,
+    length_bytes: u64,
+}
+
+impl<S: ReadAt> Prefix<S> {
+    /// At most `length_bytes` of `source`.
+    pub fn new(source: S, length_bytes: u64) -> Self {
+        let length_bytes = length_bytes.min(source.length_bytes());
+        Self { source, length_bytes }
+    }
+}
+
+impl<S: ReadAt> ReadAt for Prefix<S> {
+    fn length_bytes(&self) -> u64 {
+        self.length_bytes
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.length_bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.source.read_at(offset, buffer)
+    }
+    fn as_slice(&self) -> Option<&[u8]> {
+        self.source.as_slice()?.get(..usize::try_from(self.length_bytes).ok()?)
+    }
+}
+
 impl ReadAt for Vec<u8> {
     fn length_bytes(&self) -> u64 {
         self.len() as u64

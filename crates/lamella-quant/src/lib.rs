@@ -3,6 +3,7 @@
 //! * [`grid`]: uniform grids of `2^bits` levels per group of inputs, and rounding to nearest on them.
 //! * [`feedback`]: the column sweep that carries each column's error into the columns after it, shaped by the
 //!   inputs' second moment. GPTQ and the house recipe are this sweep with different roundings.
+//! * [`refine`]: a coarse sweep whose error can be sent later, bit by bit.
 //! * [`gptq`]: that sweep on [`grid`]s.
 //!
 //! # Which should I use?
@@ -12,4 +13,5 @@
 pub mod feedback;
 pub mod gptq;
 pub mod grid;
+pub mod refine;
 pub mod sweep;

@@ -1,6 +1,7 @@
 //! The loss of a coded matrix.
 
 use lamella_codec::Knowledge;
+use lamella_math::SecondMoment;
 use lamella_math::matrix::{Layout, multiply_add};
 use rayon::prelude::*;
 
@@ -33,30 +34,49 @@ pub fn weighted_energy(error: &[f32], columns: usize, knowledge: &Knowledge) -> 
         .par_chunks(ROWS_PER_CHUNK * columns)
         .enumerate()
         .map(|(chunk, rows_of_chunk)| {
-            let rows = rows_of_chunk.len() / columns;
-            let mut product = rows_of_chunk.to_vec();
-            if let Some(moment) = moment {
-                let shape = Layout::row_major(rows, columns);
-                let square = Layout::row_major(columns, columns);
-                multiply_add(&mut product, shape, 0.0, rows_of_chunk, shape, moment.sum(), square, 1.0);
-            }
-            let by_row = product.chunks_exact(columns).zip(rows_of_chunk.chunks_exact(columns));
-            by_row
-                .enumerate()
-                .map(|(row, (left, right))| {
-                    let sum: f64 = left.iter().zip(right).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-                    sum * weight_of(chunk * ROWS_PER_CHUNK + row)
-                })
-                .sum::<f64>()
+            let energies = energies(rows_of_chunk, columns, moment).into_iter().enumerate();
+            energies.map(|(row, energy)| energy * weight_of(chunk * ROWS_PER_CHUNK + row)).sum::<f64>()
         })
         .collect();
     per_chunk.iter().sum::<f64>() / tokens
 }
 
+/// What each row adds to [`weighted_energy`].
+pub fn row_energies(error: &[f32], columns: usize, knowledge: &Knowledge) -> Vec<f64> {
+    let rows = error.len().checked_div(columns).unwrap_or(0);
+    let usage = knowledge.row_usage.as_deref().filter(|usage| usage.len() == rows);
+    let mean_usage = usage.map_or(1.0, |usage| usage.iter().sum::<f64>() / rows as f64);
+    let moment = knowledge.second_moment.as_deref().filter(|moment| moment.dimension() == columns);
+    let tokens = moment.map_or(1.0, |moment| moment.tokens().max(1) as f64);
+    let chunks: Vec<Vec<f64>> = error
+        .par_chunks((ROWS_PER_CHUNK * columns).max(1))
+        .map(|rows_of_chunk| energies(rows_of_chunk, columns, moment))
+        .collect();
+    let mut all: Vec<f64> = chunks.into_iter().flatten().map(|energy| energy / tokens).collect();
+    if let Some(usage) = usage.filter(|_| mean_usage > 0.0) {
+        all.iter_mut().zip(usage).for_each(|(energy, count)| *energy *= count / mean_usage);
+    }
+    all
+}
+
+/// `e H e^T` of each row, with the sum of moments for `H`; the square without one.
+fn energies(rows_of_chunk: &[f32], columns: usize, moment: Option<&SecondMoment>) -> Vec<f64> {
+    let rows = rows_of_chunk.len() / columns;
+    let mut product = rows_of_chunk.to_vec();
+    if let Some(moment) = moment {
+        let shape = Layout::row_major(rows, columns);
+        let square = Layout::row_major(columns, columns);
+        multiply_add(&mut product, shape, 0.0, rows_of_chunk, shape, moment.sum(), square, 1.0);
+    }
+    let by_row = product.chunks_exact(columns).zip(rows_of_chunk.chunks_exact(columns));
+    by_row
+        .map(|(left, right)| left.iter().zip(right).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lamella_math::SecondMoment;
     use std::sync::Arc;
 
     #[test]

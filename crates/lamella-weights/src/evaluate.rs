@@ -101,7 +101,15 @@ impl Opened {
     }
 
     fn open_coded(name: &str, catalogue: &Catalogue) -> Result<Self, EvaluateError> {
-        let file = File::open(name)?;
+        Self::from_file(File::open(name)?, catalogue)
+    }
+
+    /// The model in an open container, which may be a prefix; weights are read as they are needed.
+    ///
+    /// # Errors
+    /// As [`Opened::open`].
+    pub fn from_file(file: File, catalogue: &Catalogue) -> Result<Self, EvaluateError> {
+        let name = file.name().to_owned();
         let side_files: BTreeMap<String, Vec<u8>> = file.side_files()?.into_iter().collect();
         let coded = Arc::new(CodedModel::new(file, catalogue)?);
         let source: Arc<dyn TensorSource> = coded.clone();
@@ -122,7 +130,7 @@ impl Opened {
             linear_weights += array.spec.len() as u64;
         }
         Ok(Self {
-            name: name.to_owned(),
+            name,
             bytes,
             weights,
             bits_per_weight: bytes.saturating_sub(side) as f64 * 8.0 / weights.max(1) as f64,

@@ -2,6 +2,7 @@
 //!
 //! * [`systems`]: the list of codecs (`exact`, `rtn`, `gptq`, `house`) and published systems, one file each.
 //! * [`grouped`]: the stored form that all codecs with a grid per group share.
+//! * [`progressive`]: the stored form that a prefix of any length decodes.
 //! * [`lossless`]: every bit kept: what `exact` writes, deltas to a base model, whole files byte for byte.
 //! * [`gguf`]: models as llama.cpp reads them, quantised into its block types.
 //! * [`compressed_tensors`]: checkpoints that vLLM and transformers load, quantised by the same solvers.
@@ -27,6 +28,7 @@ mod levels;
 pub mod lossless;
 pub mod matrix;
 pub mod open;
+pub mod progressive;
 pub mod sparse;
 pub mod spqr;
 pub mod systems;

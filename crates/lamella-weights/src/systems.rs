@@ -6,6 +6,7 @@ mod gptq;
 mod hawq;
 mod house;
 mod lgreco;
+mod progressive;
 mod rtn;
 mod spqr;
 
@@ -20,6 +21,7 @@ pub fn codecs() -> Vec<Registration> {
         gptq::registration(),
         house::registration(),
         spqr::registration(),
+        progressive::registration(),
     ]
 }
 

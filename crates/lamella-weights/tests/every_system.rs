@@ -28,6 +28,7 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
             "spqr(bits=4, threshold=0.05, order=natural)",
             "spqr(bits=2, scale_bits=16, group_size=5)",
         ],
+        "progressive" => &["progressive", "progressive(bits=3, base=3, rank=4, threshold=0.5)"],
         _ => return None,
     })
 }
@@ -55,7 +56,7 @@ fn check(codec: &str) {
 
 #[test]
 fn every_registered_codec_has_recipes_and_a_test() {
-    let tested = ["exact", "gptq", "house", "rtn"];
+    let tested = ["exact", "gptq", "house", "progressive", "rtn"];
     for registration in codecs() {
         let name = registration.name;
         assert!(
@@ -86,6 +87,11 @@ fn gptq_keeps_the_laws() {
 #[test]
 fn house_keeps_the_laws() {
     check("house");
+}
+
+#[test]
+fn progressive_keeps_the_laws() {
+    check("progressive");
 }
 
 #[test]

@@ -28,6 +28,9 @@ pub struct Trellis {
 }
 
 impl Trellis {
+    /// No trellis: one quantiser and no state.
+    pub const NONE: Self = Self { memory_bits: 0, feedback: 0, forward: 0 };
+
     /// The trellis with this memory: 0 (plain scalar quantisation) or 2 to 8 bits.
     pub fn new(memory_bits: u32) -> Option<Self> {
         if memory_bits == 0 {

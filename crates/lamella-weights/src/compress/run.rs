@@ -67,11 +67,22 @@ impl Job<'_> {
         };
         let lengths: Vec<f64> =
             (0..self.targets.len()).map(|target| finished.bytes(target).unwrap_or(0) as f64).collect();
-        let order = spool.order_by_gain(&self.manifest, |_| 1.0)?;
+        let order = spool.order_by_gain(&self.manifest, |target| self.worth(target, &finished.losses))?;
         let bytes = spool.assemble(self.manifest.clone(), &self.side.bytes, &order)?;
         let mut report = self.report_of(bytes, &lengths, &finished.losses)?;
         report.tune = tuned;
         Ok(report)
+    }
+
+    /// What a unit of a target's distortion costs the task. Final steps were allocated at equal slopes, so there a bit
+    /// of every weight is worth the same: elements over final distortion.
+    fn worth(&self, target: usize, losses: &BTreeMap<usize, (f64, f64)>) -> f64 {
+        match losses.get(&target) {
+            Some(&(distortion, _)) if distortion > 0.0 && self.is_free(target) => {
+                self.targets[target].spec.len() as f64 / distortion
+            }
+            _ => 1.0,
+        }
     }
 
     fn fingerprint(&self) -> Result<String, CompressError> {

@@ -30,6 +30,9 @@ pub(crate) struct ModelOptions {
     /// Recipe of every weight matrix: `house`, `house(bits=3)`, `gptq(bits=4, group_size=128)`, `rtn`, `exact`
     #[arg(long, value_name = "RECIPE", default_value = "house")]
     pub(crate) recipe: String,
+    /// Code in layers, so that any part of the file from its beginning is a smaller model: `--recipe progressive`
+    #[arg(long, conflicts_with = "recipe")]
+    pub(crate) progressive: bool,
     /// Keep matching arrays exact; a glob over whole names, repeatable
     #[arg(long, value_name = "GLOB")]
     pub(crate) keep: Vec<String>,
@@ -113,7 +116,8 @@ impl ModelOptions {
     /// The request; the output path is empty for a plan.
     pub(crate) fn request(&self, input: &Input, output: PathBuf) -> Result<Request, CliError> {
         let plan = self.plan.as_deref().map(PlanFile::read).transpose()?;
-        let recipe: Recipe = plan.as_ref().map_or(&self.recipe, |plan| &plan.recipe).parse()?;
+        let own = if self.progressive { "progressive" } else { self.recipe.as_str() };
+        let recipe: Recipe = plan.as_ref().map_or(own, |plan| plan.recipe.as_str()).parse()?;
         let exact = Recipe::new("exact");
         let mut rules: Vec<Rule> = plan.as_ref().map_or(Ok(Vec::new()), PlanFile::rules)?;
         for rule in &self.rule {

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use lamella::file::File;
 use lamella::lm::generate::{GenerateOptions, SamplingOptions, StopReason, generate};
-use lamella::weights::evaluate::{EvaluateError, Opened};
+use lamella::weights::evaluate::{EvaluateError, Opened, is_coded};
 use serde::Serialize;
 
 use super::{CliError, Common, Exit, print, progress};
@@ -13,7 +14,7 @@ use super::{CliError, Common, Exit, print, progress};
 /// Continue a prompt with a model, from a `.lam` file or a directory
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  lamella run story.lam \"Once upon a time\"\n  lamella run story.lam \"Once\" --temperature 0.8 --top-p 0.95 --seed 7\n  lamella run MODEL \"text\" --max-tokens 0 --logits logits.npy"
+    after_help = "Examples:\n  lamella run story.lam \"Once upon a time\"\n  lamella run story.lam \"Once\" --temperature 0.8 --top-p 0.95 --seed 7\n  lamella run story.lam \"Once\" --budget 100KB\n  lamella run MODEL \"text\" --max-tokens 0 --logits logits.npy"
 )]
 pub(crate) struct Run {
     /// `.lam` file, model directory, weight file, or `org/name`
@@ -49,6 +50,9 @@ pub(crate) struct Run {
     /// Write the logits after the prompt as a NumPy array
     #[arg(long, value_name = "FILE.npy")]
     logits: Option<PathBuf>,
+    /// Read only so much of a `.lam` file, local or at an `http(s)://` address: `300MB`, `40%`
+    #[arg(long, value_name = "SIZE")]
+    budget: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -65,9 +69,37 @@ struct Report<'a> {
 }
 
 impl Run {
+    /// The model, or as much of it as the budget holds.
+    fn open(&self) -> Result<Opened, CliError> {
+        let catalogue = lamella::catalogue();
+        let is_remote = self.model.starts_with("http://") || self.model.starts_with("https://");
+        let Some(budget) = &self.budget else {
+            if is_remote {
+                return Err(CliError::usage(format!("`{}` is an address", self.model))
+                    .hint("`--budget 100%` reads the whole file, less reads a part of it"));
+            }
+            return Ok(Opened::open(&self.model, &catalogue)?);
+        };
+        let budget: lamella::rate::Size = budget.parse()?;
+        let started = std::time::Instant::now();
+        let file = if is_remote { remote(&self.model, budget)? } else { local(&self.model, budget)? };
+        let layers = (file.whole_layers(), file.manifest().layers.len());
+        let (bytes, all) = (file.length_bytes(), file.layout().file_bytes);
+        let opened = Opened::from_file(file, &catalogue)?.resident()?;
+        print::note(&format!(
+            "{} of {}, {} of {} layers; usable after {:.2} s",
+            print::bytes(bytes),
+            print::bytes(all),
+            layers.0,
+            layers.1,
+            started.elapsed().as_secs_f64(),
+        ));
+        Ok(opened)
+    }
+
     pub(crate) fn main(self) -> Result<Exit, CliError> {
         self.common.start()?;
-        let opened = Opened::open(&self.model, &lamella::catalogue())?;
+        let opened = self.open()?;
         let model = &opened.model;
         let tokenizer = model
             .tokenizer
@@ -126,6 +158,33 @@ impl Run {
         }
         Ok(Exit::Done)
     }
+}
+
+fn local(path: &str, budget: lamella::rate::Size) -> Result<File, CliError> {
+    if !is_coded(std::path::Path::new(path)) {
+        return Err(CliError::usage(format!(
+            "`{path}` is no `.lam` file, and only those can be read in part"
+        ))
+        .hint("leave `--budget` out, or compress the model with `--progressive` first"));
+    }
+    let whole = std::fs::metadata(path)
+        .map_err(|error| CliError::usage(format!("`{path}` cannot be read: {error}")))?
+        .len();
+    Ok(File::open_prefix(path, budget.bytes(whole))?)
+}
+
+#[cfg(feature = "remote")]
+fn remote(url: &str, budget: lamella::rate::Size) -> Result<File, CliError> {
+    use lamella::file::ReadAt as _;
+    let failed = |error| CliError::usage(format!("`{url}` cannot be read: {error}"));
+    let whole = lamella::file::RemoteFile::open(url).map_err(failed)?.length_bytes();
+    Ok(File::open_url_prefix(url, budget.bytes(whole))?)
+}
+
+#[cfg(not(feature = "remote"))]
+fn remote(url: &str, _budget: lamella::rate::Size) -> Result<File, CliError> {
+    Err(CliError::usage(format!("`{url}`: this program was built without reading from web servers"))
+        .hint("build it with `--features remote`"))
 }
 
 /// Writes one row as a NumPy file: version 1.0, little-endian f32, shape `(n,)`.

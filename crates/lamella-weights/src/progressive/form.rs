@@ -1,0 +1,268 @@
+//! The bytes of a progressive array.
+//!
+//! # First layer
+//! | bytes | field |
+//! |---|---|
+//! | 1 | bit 0: rows have exponents; other bits 0 |
+//! | 1 | threshold of code 0 in 1/128 of a step, 64 to 127 |
+//! | 2 | check, little endian: `(length + 31 rows + 1009 columns) mod 65521`, `length` the bytes of the stream |
+//! | 3 | base step: the upper three bytes of an `f32`, little endian, from 2^-96 to 2^96 |
+//! | length | one range-coded stream: column exponents, row exponents where flagged, offsets of the 8 groups, codes |
+//!
+//! Column `j` has the step `base * 2^(c_j / 8)` with `c_j` within -176 to 176, row `i` multiplies it by `2^(r_i / 2)`.
+//! A column's group is `(floor(c_j / 2) + 16) >> 2` within 0 to 7. Sequences and codes are coded as the house recipe's
+//! ([`crate::house::coder`]), without a trellis.
+//!
+//! # Refinements
+//! | bytes | field |
+//! |---|---|
+//! | 2 | check: `(length + 31 rows + 1009 columns + 7 units so far) mod 65521` |
+//! | 1 | units in this layer, at least 1 |
+//! | length | one range-coded stream: in the second layer the structure, then the units |
+//!
+//! The structure: rank (9 raw bits), quarter octaves of the loadings' step plus 64 (7 raw bits), then the loadings'
+//! codes as a matrix of `rank` columns of as many rows as the array has columns. A unit is one more bit of every row
+//! `i = p mod parts`; units go through the parts, then to the next depth.
+
+use lamella_codec::ArraySpec;
+use lamella_entropy::range::{AdaptiveBit, RangeDecoder, RangeEncoder};
+use lamella_quant::refine::{GroupOffsets, OFFSET_MAGNITUDES};
+use lamella_quant::sweep::trellis::Trellis;
+
+use crate::house::coder::{Direction, code_matrix, code_sequence};
+use crate::house::form::{GROUPS, MAX_BASE, MAX_ROW_EXPONENT, MIN_BASE, group_of, power};
+
+/// Largest exponent of a column, in eighths of an octave.
+pub const MAX_EXPONENT: i32 = 176;
+/// Largest number of directions in a structure.
+pub const MAX_RANK: usize = 256;
+/// Largest code of a loading.
+const MAX_LOADING: i32 = 1 << 14;
+/// `2^(1/8)` rounded to `f32`.
+const EIGHTH: f32 = 1.090_507_7;
+/// Elements of a unit: small arrays have one unit per bit, large ones up to [`MAX_PARTS`].
+const UNIT_ELEMENTS: usize = 32_768;
+/// Most units per bit.
+const MAX_PARTS: usize = 4;
+
+/// Units per bit of an array.
+pub fn parts(rows: usize, columns: usize) -> usize {
+    (rows.saturating_mul(columns) / UNIT_ELEMENTS).clamp(1, MAX_PARTS).min(rows.max(1))
+}
+
+/// `2^(exponent / 8)`.
+pub fn power_of_eighths(exponent: i32) -> f32 {
+    let exponent = exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT);
+    let quarters = power(exponent.div_euclid(2));
+    if exponent.rem_euclid(2) == 1 { quarters * EIGHTH } else { quarters }
+}
+
+/// Why bytes are no layer: a sentence.
+pub type Wrong = String;
+
+/// Everything of the first layer but its codes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    /// Threshold of code 0, in 1/128 of a step.
+    pub threshold: u8,
+    /// Step of a column with exponent 0.
+    pub base: f32,
+    /// Eighths of an octave, one per column.
+    pub columns: Vec<i32>,
+    /// Half octaves, one per row, or empty.
+    pub rows: Vec<i32>,
+    /// Offsets of the groups.
+    pub offsets: Vec<GroupOffsets>,
+}
+
+impl Header {
+    /// Steps of the columns.
+    pub fn steps(&self) -> Vec<f32> {
+        self.columns.iter().map(|&exponent| self.base * power_of_eighths(exponent)).collect()
+    }
+    /// Factors of the rows, or empty.
+    pub fn row_factors(&self) -> Vec<f32> {
+        self.rows.iter().map(|&exponent| power(2 * exponent)).collect()
+    }
+    /// Offset groups of the columns.
+    pub fn groups(&self) -> Vec<u8> {
+        self.columns.iter().map(|exponent| group_of(exponent.div_euclid(2))).collect()
+    }
+
+    fn code<D: Direction>(&mut self, coder: &mut D) {
+        code_sequence(coder, &mut self.columns);
+        self.columns.iter_mut().for_each(|c| *c = (*c).clamp(-MAX_EXPONENT, MAX_EXPONENT));
+        code_sequence(coder, &mut self.rows);
+        self.rows.iter_mut().for_each(|r| *r = (*r).clamp(-MAX_ROW_EXPONENT, MAX_ROW_EXPONENT));
+        let mut numbers: Vec<i32> =
+            self.offsets.as_flattened().iter().map(|&offset| i32::from(offset)).collect();
+        code_sequence(coder, &mut numbers);
+        for (offsets, numbers) in self.offsets.iter_mut().zip(numbers.chunks_exact(OFFSET_MAGNITUDES)) {
+            offsets.iter_mut().zip(numbers).for_each(|(o, &number)| *o = number.clamp(-15, 15) as i8);
+        }
+    }
+}
+
+fn check(length: usize, rows: usize, columns: usize, units: usize) -> u16 {
+    let parts = [(length, 1), (rows, 31), (columns, 1009), (units, 7)];
+    (parts.iter().map(|&(part, factor)| part as u64 % 65_521 * factor).sum::<u64>() % 65_521) as u16
+}
+
+fn ended(decoder: &RangeDecoder<'_>, length: usize) -> Result<(), Wrong> {
+    match decoder.overrun() {
+        0..=4 => Ok(()),
+        over => Err(format!("the stream of {length} bytes ends {} bytes early", over - 4)),
+    }
+}
+
+/// The relative steps that the coder of codes is told.
+fn relative(header: &Header) -> Vec<f32> {
+    header.columns.iter().map(|&exponent| power_of_eighths(exponent)).collect()
+}
+
+/// The first layer. Codes are `[columns, rows]`.
+pub fn write_first(header: &Header, rows: usize, codes: &[i32]) -> Vec<u8> {
+    let columns = header.columns.len();
+    let mut header = header.clone();
+    let mut encoder = RangeEncoder::new();
+    header.code(&mut encoder);
+    let mut codes = codes.to_vec();
+    code_matrix(&mut encoder, Trellis::NONE, rows, &relative(&header), &mut codes, |_, _, _| {});
+    let stream = encoder.finish();
+    let mut bytes = vec![u8::from(!header.rows.is_empty()), header.threshold];
+    bytes.extend_from_slice(&check(stream.len(), rows, columns, 0).to_le_bytes());
+    bytes.extend_from_slice(&header.base.to_le_bytes()[1..]);
+    bytes.extend_from_slice(&stream);
+    bytes
+}
+
+/// Header and codes of a first layer.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_first(payload: &[u8], rows: usize, columns: usize) -> Result<(Header, Vec<i32>), Wrong> {
+    let Some((&[flags, threshold, c0, c1, b1, b2, b3], stream)) = payload.split_first_chunk::<7>() else {
+        return Err(format!("{} bytes cannot hold the 7 of the header", payload.len()));
+    };
+    if flags > 1 || !(64..=127).contains(&threshold) {
+        return Err(format!("flags {flags:#04x} and threshold {threshold} are not known to this version"));
+    }
+    if u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns, 0) {
+        return Err(format!(
+            "a stream of {} bytes does not belong to {rows} x {columns} weights",
+            stream.len()
+        ));
+    }
+    let length =
+        rows.checked_mul(columns).ok_or_else(|| format!("{rows} x {columns} weights are too many"))?;
+    let base = f32::from_le_bytes([0, b1, b2, b3]);
+    if !(MIN_BASE..=MAX_BASE).contains(&base) {
+        return Err(format!("the base step {base} is outside 2^-96 to 2^96"));
+    }
+    let mut header = Header {
+        threshold,
+        base,
+        columns: vec![0; columns],
+        rows: vec![0; if flags == 1 { rows } else { 0 }],
+        offsets: vec![[0; OFFSET_MAGNITUDES]; GROUPS],
+    };
+    let mut decoder = RangeDecoder::new(stream);
+    header.code(&mut decoder);
+    let mut codes = vec![0i32; length];
+    code_matrix(&mut decoder, Trellis::NONE, rows, &relative(&header), &mut codes, |_, _, _| {});
+    ended(&decoder, stream.len())?;
+    Ok((header, codes))
+}
+
+/// A second moment's structure as it is stored.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Structure {
+    /// Quarter octaves of the loadings' step.
+    pub exponent: i32,
+    /// Codes of the loadings, `[rank, columns]`.
+    pub codes: Vec<i32>,
+}
+
+impl Structure {
+    /// Loadings `[rank, columns]`.
+    pub fn loadings(&self) -> Vec<f32> {
+        let step = power(self.exponent);
+        self.codes.iter().map(|&code| code.clamp(-MAX_LOADING, MAX_LOADING) as f32 * step).collect()
+    }
+
+    /// Codes the structure of `columns` features; readers get what was written.
+    ///
+    /// # Errors
+    /// A rank that such an array cannot have.
+    pub fn code<D: Direction>(&mut self, coder: &mut D, columns: usize) -> Result<(), Wrong> {
+        let rank = coder.raw((self.codes.len() / columns.max(1)) as u32, 9) as usize;
+        if rank > MAX_RANK.min(columns / 4) {
+            return Err(format!("a structure of {rank} directions does not belong to {columns} columns"));
+        }
+        self.exponent = coder.raw((self.exponent + 64).clamp(0, 127) as u32, 7) as i32 - 64;
+        self.codes.resize(rank * columns, 0);
+        code_matrix(coder, Trellis::NONE, columns, &vec![1.0; rank], &mut self.codes, |_, _, _| {});
+        Ok(())
+    }
+}
+
+/// Bits under adaptive contexts, or as they are.
+pub trait Bits: Direction {
+    /// A bit that its context predicts (`bit` is ignored by readers).
+    fn bit(&mut self, model: &mut AdaptiveBit, bit: bool) -> bool;
+}
+
+impl Bits for RangeEncoder {
+    #[inline]
+    fn bit(&mut self, model: &mut AdaptiveBit, bit: bool) -> bool {
+        self.encode_adaptive(model, bit);
+        bit
+    }
+}
+
+impl Bits for RangeDecoder<'_> {
+    #[inline]
+    fn bit(&mut self, model: &mut AdaptiveBit, _bit: bool) -> bool {
+        self.decode_adaptive(model)
+    }
+}
+
+/// Frames the stream of a refinement whose first unit has the number `first`.
+pub fn write_refinement(stream: &[u8], rows: usize, columns: usize, first: usize, units: usize) -> Vec<u8> {
+    let mut bytes = check(stream.len(), rows, columns, first).to_le_bytes().to_vec();
+    bytes.push(units as u8);
+    bytes.extend_from_slice(stream);
+    bytes
+}
+
+/// Units and stream of a refinement.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_refinement(
+    payload: &[u8],
+    rows: usize,
+    columns: usize,
+    first: usize,
+) -> Result<(usize, RangeDecoder<'_>), Wrong> {
+    let Some((&[c0, c1, units], stream)) = payload.split_first_chunk::<3>() else {
+        return Err(format!("{} bytes cannot hold the 3 of the header", payload.len()));
+    };
+    if units == 0 || u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns, first) {
+        return Err(format!("a stream of {} bytes does not refine {rows} x {columns} weights", stream.len()));
+    }
+    Ok((usize::from(units), RangeDecoder::new(stream)))
+}
+
+/// Whether a refinement's stream was there to its end.
+///
+/// # Errors
+/// A sentence with the bytes that are missing.
+pub fn finish(decoder: &RangeDecoder<'_>, payload: &[u8]) -> Result<(), Wrong> {
+    ended(decoder, payload.len().saturating_sub(3))
+}
+
+/// Rows and columns of a spec this form can hold.
+pub fn shape(spec: &ArraySpec) -> Option<(usize, usize)> {
+    spec.matrix().filter(|&(rows, columns)| rows > 0 && columns > 0)
+}

