@@ -317,7 +317,7 @@ fn write_arrays(
             let arrays = quantize(&array.to_f32()?, site.in_features, *scheme, &own, moment.as_ref())
                 .map_err(refuse)?;
             arrays.iter().try_for_each(|array| writer.write(array))?;
-            if let Some(row) = report.linears.get_mut(done as usize) {
+            if let Some(row) = report.linears.iter_mut().find(|row| row.name == **name) {
                 row.calibrated = moment.is_some();
             }
             if drift.is_some() {
