@@ -18,6 +18,7 @@ pub mod compress;
 pub mod compressed_tensors;
 pub mod distortion;
 pub mod evaluate;
+pub mod expand;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod gguf;

@@ -11,6 +11,7 @@ use lamella_lm::statistics::{
 use lamella_lm::{Family, LinearSite};
 
 use super::{CompressError, Input};
+use crate::evaluate::fit_paragraphs;
 
 /// The text used where the user gives none and the model brings none: public domain, 64 KB.
 const BUILT_IN_TEXT: &str = include_str!("calibration.txt");
@@ -51,7 +52,37 @@ pub struct Calibration {
     _scratch: Option<tempfile::NamedTempFile>,
 }
 
+/// Paragraphs of an encoder's calibration text, of those longer than [`ENCODER_LONGER_THAN`] characters.
+const ENCODER_PARAGRAPHS: std::ops::Range<usize> = 0..96;
+const ENCODER_LONGER_THAN: usize = 200;
+const ENCODER_CONTEXT: usize = 128;
+
 impl CalibrationRequest {
+    /// How a model's calibration text is read where the user says nothing: encoders 96 paragraphs of more than 200
+    /// characters, 128 tokens at most; language models windows of their context.
+    pub fn protocol(input: &Input) -> SequenceOptions {
+        let is_encoder = input.model.as_ref().is_some_and(|model| model.network.family() == Family::Encoder);
+        let mut sequences = SequenceOptions::default();
+        if is_encoder {
+            sequences.context_length = ENCODER_CONTEXT;
+            sequences.longer_than = ENCODER_LONGER_THAN;
+            sequences.paragraphs = Some(ENCODER_PARAGRAPHS);
+        }
+        sequences
+    }
+
+    /// Gives up the range of paragraphs where the text has fewer.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn fit_to_text(&mut self, input: &Input) -> Result<(), CompressError> {
+        if self.sequences.paragraphs.is_some() {
+            let (text, _) = self.read_text(input, &lamella_codec::Silent)?;
+            self.sequences = fit_paragraphs(&self.sequences, &text);
+        }
+        Ok(())
+    }
+
     /// The text to use and what to call it.
     ///
     /// # Errors

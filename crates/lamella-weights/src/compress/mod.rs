@@ -85,6 +85,36 @@ pub struct Request {
     pub allocate: Allocate,
 }
 
+impl Request {
+    /// What the program does where the user gives nothing but a budget: the house recipe, the model's own
+    /// calibration text (else the built-in one), measured allocation.
+    ///
+    /// # Errors
+    /// A calibration text that cannot be read.
+    pub fn new(input: &Input, output: PathBuf, budget: Budget) -> Result<Self, CompressError> {
+        let beside = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let scratch = beside.map_or_else(|| PathBuf::from("."), PathBuf::from);
+        let sequences = CalibrationRequest::protocol(input);
+        let mut calibration = CalibrationRequest { text: None, sequences, statistics: None, scratch };
+        calibration.sequences.max_tokens = CALIBRATION_TOKENS;
+        calibration.fit_to_text(input)?;
+        Ok(Self {
+            output,
+            recipe: Recipe::new("house"),
+            rules: Vec::new(),
+            budget,
+            budget_text: String::new(),
+            calibration,
+            sequential: false,
+            tune: None,
+            allocate: Allocate::Measured,
+        })
+    }
+}
+
+/// Calibration tokens at most, unless the user says otherwise.
+pub const CALIBRATION_TOKENS: usize = 32_768;
+
 /// Why a model could not be compressed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

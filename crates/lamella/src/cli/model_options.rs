@@ -4,21 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lamella::codec::Recipe;
-use lamella::lm::Family;
-use lamella::lm::statistics::{BosRule, SequenceOptions};
+use lamella::lm::statistics::BosRule;
 use lamella::weights::compress::{
     Allocate, CalibrationRequest, CompressReport, Input, Request, Rule, TuneLength,
 };
-use lamella::weights::evaluate::fit_paragraphs;
 
 use super::budget::BudgetOptions;
 use super::plan_file::PlanFile;
 use super::{CliError, Common, html};
-
-/// Paragraphs of an encoder's calibration text, of those longer than [`ENCODER_LONGER_THAN`] characters.
-const ENCODER_PARAGRAPHS: std::ops::Range<usize> = 0..96;
-const ENCODER_LONGER_THAN: usize = 200;
-const ENCODER_CONTEXT: usize = 128;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelOptions {
@@ -193,21 +186,13 @@ impl ModelOptions {
     }
 
     fn calibration(&self, input: &Input, scratch: PathBuf) -> Result<CalibrationRequest, CliError> {
-        let is_encoder = input.model.as_ref().is_some_and(|model| model.network.family() == Family::Encoder);
-        let mut sequences = SequenceOptions {
-            max_tokens: self.tokens,
-            bos: match self.bos {
-                Bos::Auto => BosRule::AsTokenizer,
-                Bos::Always => BosRule::Always,
-                Bos::Never => BosRule::Never,
-            },
-            ..SequenceOptions::default()
+        let mut sequences = CalibrationRequest::protocol(input);
+        sequences.max_tokens = self.tokens;
+        sequences.bos = match self.bos {
+            Bos::Auto => BosRule::AsTokenizer,
+            Bos::Always => BosRule::Always,
+            Bos::Never => BosRule::Never,
         };
-        if is_encoder {
-            sequences.context_length = ENCODER_CONTEXT;
-            sequences.longer_than = ENCODER_LONGER_THAN;
-            sequences.paragraphs = Some(ENCODER_PARAGRAPHS);
-        }
         if let Some(context) = self.context {
             sequences.context_length = context;
         }
@@ -222,11 +207,7 @@ impl ModelOptions {
         };
         match &self.paragraphs {
             Some(text) => request.sequences.paragraphs = Some(range(text)?),
-            None if is_encoder => {
-                let (text, _) = request.read_text(input, &lamella::codec::Silent)?;
-                request.sequences = fit_paragraphs(&request.sequences, &text);
-            }
-            None => {}
+            None => request.fit_to_text(input)?,
         }
         Ok(request)
     }

@@ -6,6 +6,7 @@
     reason = "a test says what it measured, and panics where it cannot go on"
 )]
 
+mod book;
 mod compressing;
 mod inputs;
 mod killing;
