@@ -60,6 +60,7 @@ fn spec<'a>(data: &mut &'a [u8]) -> Option<ArraySpec> {
     (rows * columns <= MOST_ELEMENTS).then(|| ArraySpec::new("w", vec![rows, columns], dtype))
 }
 
+#[cfg(test)]
 fn head(spec: &ArraySpec) -> Vec<u8> {
     let dtype = DTYPES.iter().position(|&dtype| dtype == spec.dtype).unwrap_or(0);
     let mut bytes = vec![dtype as u8];
@@ -131,10 +132,10 @@ fn base(spec: &ArraySpec) -> Option<Array<'static>> {
 pub fn delta(mut data: &[u8]) {
     let Some(spec) = spec(&mut data) else { return };
     let Some(base) = base(&spec) else { return };
-    let Ok(bytes) = decode_delta(&spec, &base, data) else { return };
+    let Ok(bytes) = decode_delta(&spec, data, &base) else { return };
     let array = Array::new(spec, bytes).expect("a decoded array fills its spec");
     if let Ok(Some(payload)) = encode_delta(&array, &base) {
-        let again = decode_delta(&array.spec, &base, &payload).expect("what was written can be read");
+        let again = decode_delta(&array.spec, &payload, &base).expect("what was written can be read");
         assert!(again == array.bytes[..], "an array returns");
     }
 }
@@ -176,7 +177,7 @@ mod tests {
         for (index, codec) in CODECS.iter().enumerate() {
             let rate = if codec.has_free_rate() { Rate::Step(0.3) } else { Rate::Recipe };
             let encoded = codec.encode(&values, &Knowledge::default(), rate).unwrap();
-            let payload = &encoded.layers[0].payload;
+            let payload = &encoded.layers[0].payload[..];
             check(&matrix, &codec.decode(&matrix, &[payload]).unwrap());
             let (name, choice) = if index < 3 { ("layer_house", index) } else { ("layer_groups", index - 3) };
             seeds.push((name, [&[choice as u8][..], &head(&matrix), payload].concat()));
@@ -195,7 +196,7 @@ mod tests {
             moved.iter_mut().step_by(12).for_each(|byte| *byte ^= 1);
             let moved = Array::new(spec.clone(), moved).unwrap();
             if let Some(payload) = encode_delta(&moved, &base).unwrap() {
-                assert!(decode_delta(&spec, &base, &payload).unwrap() == moved.bytes[..]);
+                assert!(decode_delta(&spec, &payload, &base).unwrap() == moved.bytes[..]);
                 seeds.push(("layer_delta", [head(&spec), payload].concat()));
             }
         }
