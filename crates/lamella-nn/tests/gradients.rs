@@ -323,7 +323,7 @@ fn matrices_are_distilled_too() {
 #[test]
 fn balance_pushes_probabilities_towards_experts_that_are_seldom_chosen() {
     let mut network = network(Form { trains: true, ..MIXTRAL }, 4);
-    let texts = texts_for(form);
+    let texts = texts();
     let batch: Vec<&[u32]> = texts.iter().map(|text| &text[..]).collect();
     let found = |network: &Network, balance| {
         let options = GradientOptions { balance, ..GradientOptions::default() };
