@@ -140,6 +140,18 @@ pub enum CodecError {
     },
 }
 
+/// A linear module (or a table of embeddings) on its coded form: multiplies without expanding the weight.
+///
+/// Implementations give the same bits at any thread count.
+pub trait CodedLinear: Send + Sync {
+    /// `outputs[t, column + o] = sum_i inputs[t, i] * weight[o, i]`, rows of `outputs` `stride` apart.
+    fn apply(&self, inputs: &[f32], tokens: usize, outputs: &mut [f32], stride: usize, column: usize);
+    /// Adds row `index` of the weight to `target`: what an embedding table does, and a tied head's weight with it.
+    fn add_row(&self, index: usize, target: &mut [f32]);
+    /// Bytes the linear keeps in memory.
+    fn resident_bytes(&self) -> usize;
+}
+
 /// Turns an array into layers and layers into an array.
 ///
 /// Encoding is deterministic: same array, knowledge and rate, same bytes at any thread count. Decoding needs
@@ -203,4 +215,17 @@ pub trait Codec: Send + Sync {
     /// # Errors
     /// Damaged payloads.
     fn decode(&self, spec: &ArraySpec, layers: &[&[u8]]) -> Result<Array<'static>, CodecError>;
+
+    /// The array as a linear that multiplies on its coded form, where the recipe says so; `None` (the default) where
+    /// it is to be decoded. Never holds the whole array in floats.
+    ///
+    /// # Errors
+    /// Damaged payloads.
+    fn execute(
+        &self,
+        _spec: &ArraySpec,
+        _layers: &[&[u8]],
+    ) -> Result<Option<Arc<dyn CodedLinear>>, CodecError> {
+        Ok(None)
+    }
 }

@@ -44,6 +44,8 @@ mod checkpoint;
 mod cursor;
 mod directory;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod ggml;
 mod gguf;
 mod hub;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::LmError;
 use crate::config::{NormKind, TransformerConfig};
-use crate::elementwise::softmax;
+use crate::elementwise::{dots, softmax, weighted_sum};
 use crate::hidden::Hidden;
 use crate::kv_cache::Cache;
 use crate::linear::{Linear, OperatorLookup};
@@ -258,6 +258,16 @@ impl Attention {
         let mut scores = vec![0.0; n * n_keys];
         for (place, head) in heads.enumerate() {
             let kv = head / (self.n_heads / self.kv_heads) * d;
+            if n == 1 {
+                // A product of one row is not worth the packing that a matrix product begins with.
+                let at = start * memory.stride + kv;
+                let query = &projected[head * d..][..d];
+                dots(query, memory.keys.get(at..).unwrap_or(&[]), memory.stride, scale, &mut scores);
+                softmax(&mut scores);
+                let values = memory.values.get(at..).unwrap_or(&[]);
+                weighted_sum(&scores, values, memory.stride, &mut out[place * d..][..d]);
+                continue;
+            }
             let at = Layout::rows(start * memory.stride + kv, memory.stride);
             multiply(
                 (n, n_keys, d),

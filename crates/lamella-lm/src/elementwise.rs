@@ -150,6 +150,43 @@ pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     Arch::new().dispatch(Dot(left, right))
 }
 
+struct Dots<'a>(&'a [f32], &'a [f32], usize, f32, &'a mut [f32]);
+impl NullaryFnOnce for Dots<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn call(self) {
+        let Self(query, rows, stride, scale, out) = self;
+        for (row, out) in rows.chunks(stride).zip(out) {
+            *out = scale * Dot(query, &row[..query.len()]).call();
+        }
+    }
+}
+
+/// `out[i] = scale * query . rows[i]`, rows `stride` apart.
+pub(crate) fn dots(query: &[f32], rows: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+    Arch::new().dispatch(Dots(query, rows, stride, scale, out));
+}
+
+struct WeightedSum<'a>(&'a [f32], &'a [f32], usize, &'a mut [f32]);
+impl NullaryFnOnce for WeightedSum<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn call(self) {
+        let Self(weights, rows, stride, out) = self;
+        out.fill(0.0);
+        for (row, &weight) in rows.chunks(stride).zip(weights) {
+            for (out, x) in out.iter_mut().zip(row) {
+                *out += weight * x;
+            }
+        }
+    }
+}
+
+/// `out = sum_i weights[i] * rows[i]`, rows `stride` apart, in their order.
+pub(crate) fn weighted_sum(weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    Arch::new().dispatch(WeightedSum(weights, rows, stride, out));
+}
+
 struct Moments<'a>(&'a [f32]);
 impl NullaryFnOnce for Moments<'_> {
     type Output = (f32, f32);

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use lamella_codec::{Array, ArraySpec, TensorSource};
+use lamella_codec::{Array, ArraySpec, CodedLinear, TensorSource};
 use serde_json::Value;
 
 use crate::elementwise::{add, dot};
 use crate::hidden::Hidden;
-use crate::linear::LinearOperator;
 use crate::{LmError, fields::Fields};
 
 /// A lookup table: whole in memory, in coded form, or read from its source row by row.
 #[derive(Clone)]
 pub(crate) enum Table<'a> {
     Resident(Arc<Vec<f32>>),
-    Coded(Arc<dyn LinearOperator>),
+    Coded(Arc<dyn CodedLinear>),
     Stored(Array<'a>),
 }
 

@@ -21,7 +21,7 @@
 //! | take statistics of a model larger than memory | [`Network::begin`], then [`Network::block`] one by one | one block, the activations |
 //! | quantise block by block | [`Network::block_with`] and a source that holds the coded block | the same |
 //! | evaluate many texts | [`Network::resident`], then [`Network::forward`] and [`Network::logits_range`] | all weights in `f32` |
-//! | run linears on their coded form | [`Network::resident_with`] and a [`LinearOperator`] for each | what the operators keep |
+//! | run linears on their coded form | [`Network::resident_with`] and a [`CodedLinear`] for each | what the operators keep |
 //! | embed texts | [`Network::forward`], then [`Network::embed`] | |
 //! | continue a text | [`generate::generate`] on a resident network | weights, and a [`Cache`] for each text |
 //!
@@ -94,7 +94,8 @@ pub use embedding::Pooling;
 pub use error::LmError;
 pub use hidden::Hidden;
 pub use kv_cache::Cache;
-pub use linear::{LinearOperator, OperatorLookup};
+pub use lamella_codec::CodedLinear;
+pub use linear::OperatorLookup;
 pub use model::Model;
 pub use network::Network;
 pub use rope::{RopeConfig, RopeScaling};

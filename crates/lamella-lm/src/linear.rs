@@ -2,28 +2,16 @@
 
 use std::sync::Arc;
 
-use lamella_codec::TensorSource;
+use lamella_codec::{CodedLinear, TensorSource};
 use rayon::prelude::*;
 
 use crate::elementwise::add;
 use crate::site::LinearSite;
 use crate::{LmError, product};
 
-/// A linear module (or a table of embeddings) on its coded form: multiplies without expanding the weight.
-///
-/// Implementations give the same bits at any thread count.
-pub trait LinearOperator: Send + Sync {
-    /// `outputs[t, column + o] = sum_i inputs[t, i] * weight[o, i]`, rows of `outputs` `stride` apart.
-    fn apply(&self, inputs: &[f32], tokens: usize, outputs: &mut [f32], stride: usize, column: usize);
-    /// Adds row `index` of the weight to `target`: what an embedding table does, and a tied head's weight with it.
-    fn add_row(&self, index: usize, target: &mut [f32]);
-    /// Bytes the operator keeps in memory.
-    fn resident_bytes(&self) -> usize;
-}
-
 /// Gives the coded form of a linear, `None` where it shall be read as plain numbers. Embedding tables are asked for
 /// too, as linears of [`Role::Embedding`](crate::Role) from `hidden_size` features to one per row.
-pub type OperatorLookup<'a> = dyn Fn(&LinearSite) -> Option<Arc<dyn LinearOperator>> + 'a;
+pub type OperatorLookup<'a> = dyn Fn(&LinearSite) -> Option<Arc<dyn CodedLinear>> + 'a;
 
 /// Reads an array of `length` elements, of any shape, as numbers.
 pub(crate) fn read_vector(source: &dyn TensorSource, name: &str, length: usize) -> Result<Vec<f32>, LmError> {
@@ -43,7 +31,7 @@ pub(crate) fn read_vector(source: &dyn TensorSource, name: &str, length: usize) 
 enum Weight {
     /// `[out_features, in_features]`.
     Dense(Arc<Vec<f32>>),
-    Coded(Arc<dyn LinearOperator>),
+    Coded(Arc<dyn CodedLinear>),
 }
 
 /// A linear module with its weight at hand.
@@ -83,7 +71,7 @@ impl Linear {
     }
 
     /// A linear whose coded form the caller already has.
-    pub(crate) fn from_coded(site: LinearSite, operator: Arc<dyn LinearOperator>) -> Self {
+    pub(crate) fn from_coded(site: LinearSite, operator: Arc<dyn CodedLinear>) -> Self {
         Self { site, weight: Weight::Coded(operator), bias: None }
     }
 

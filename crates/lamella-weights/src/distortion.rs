@@ -18,27 +18,72 @@ pub fn distortion(weights: &[f32], reconstruction: &[f32], columns: usize, knowl
 
 /// [`distortion`] of a matrix that is its own error: what storing nothing would cost.
 pub fn weighted_energy(error: &[f32], columns: usize, knowledge: &Knowledge) -> f64 {
-    if columns == 0 || error.is_empty() {
-        return 0.0;
+    let mut energy = Energy::new(error.len().checked_div(columns).unwrap_or(0), columns, knowledge);
+    energy.add(0, error);
+    energy.sum()
+}
+
+/// [`weighted_energy`] of a matrix that comes in strips of rows.
+#[derive(Debug)]
+pub struct Energy<'a> {
+    columns: usize,
+    moment: Option<&'a SecondMoment>,
+    usage: Option<&'a Vec<f64>>,
+    mean_usage: f64,
+    /// One per chunk of rows.
+    sums: Vec<f64>,
+}
+
+impl<'a> Energy<'a> {
+    /// Of a matrix of this shape, before its first strip.
+    pub fn new(rows: usize, columns: usize, knowledge: &'a Knowledge) -> Self {
+        let usage = knowledge.row_usage.as_deref().filter(|usage| usage.len() == rows);
+        let mean_usage = usage.map_or(1.0, |usage| usage.iter().sum::<f64>() / rows as f64);
+        let moment = knowledge.second_moment.as_deref().filter(|moment| moment.dimension() == columns);
+        Self { columns, moment, usage, mean_usage, sums: Vec::new() }
     }
-    let rows = error.len() / columns;
-    let usage = knowledge.row_usage.as_deref().filter(|usage| usage.len() == rows);
-    let mean_usage = usage.map_or(1.0, |usage| usage.iter().sum::<f64>() / rows as f64);
-    let weight_of = |row: usize| match usage {
-        Some(usage) if mean_usage > 0.0 => usage[row] / mean_usage,
-        _ => 1.0,
-    };
-    let moment = knowledge.second_moment.as_deref().filter(|moment| moment.dimension() == columns);
-    let tokens = moment.map_or(1.0, |moment| moment.tokens().max(1) as f64);
-    let per_chunk: Vec<f64> = error
-        .par_chunks(ROWS_PER_CHUNK * columns)
-        .enumerate()
-        .map(|(chunk, rows_of_chunk)| {
-            let energies = energies(rows_of_chunk, columns, moment).into_iter().enumerate();
-            energies.map(|(row, energy)| energy * weight_of(chunk * ROWS_PER_CHUNK + row)).sum::<f64>()
-        })
-        .collect();
-    per_chunk.iter().sum::<f64>() / tokens
+
+    /// Adds the rows from `first_row` on. Strips come in order; all but the last hold whole chunks of 64 rows.
+    pub fn add(&mut self, first_row: usize, error: &[f32]) {
+        let columns = self.columns;
+        if columns == 0 {
+            return;
+        }
+        let weight_of = |row: usize| match self.usage {
+            Some(usage) if self.mean_usage > 0.0 => usage[row] / self.mean_usage,
+            _ => 1.0,
+        };
+        let moment = self.moment;
+        let per_chunk: Vec<f64> = error
+            .par_chunks(ROWS_PER_CHUNK * columns)
+            .enumerate()
+            .map(|(chunk, rows_of_chunk)| {
+                let rows = rows_of_chunk.len() / columns;
+                let mut product = rows_of_chunk.to_vec();
+                if let Some(moment) = moment {
+                    let shape = Layout::row_major(rows, columns);
+                    let square = Layout::row_major(columns, columns);
+                    multiply_add(&mut product, shape, 0.0, rows_of_chunk, shape, moment.sum(), square, 1.0);
+                }
+                let by_row = product.chunks_exact(columns).zip(rows_of_chunk.chunks_exact(columns));
+                by_row
+                    .enumerate()
+                    .map(|(row, (left, right))| {
+                        let sum: f64 =
+                            left.iter().zip(right).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                        sum * weight_of(first_row + chunk * ROWS_PER_CHUNK + row)
+                    })
+                    .sum::<f64>()
+            })
+            .collect();
+        self.sums.extend(per_chunk);
+    }
+
+    /// The energy of all strips, per token where the second moment is known.
+    pub fn sum(&self) -> f64 {
+        let tokens = self.moment.map_or(1.0, |moment| moment.tokens().max(1) as f64);
+        self.sums.iter().sum::<f64>() / tokens
+    }
 }
 
 /// What each row adds to [`weighted_energy`].

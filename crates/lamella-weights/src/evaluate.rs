@@ -1,5 +1,6 @@
 //! Judging a coded model against its original, from the written file.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use lamella_lm::judge::{
     Evaluation, JudgeError, LanguageOptions, evaluate_embeddings, evaluate_language, reordered,
 };
 use lamella_lm::statistics::{SequenceOptions, StatisticsError, paragraphs, sequences};
-use lamella_lm::{Family, LmError, Model, Network};
+use lamella_lm::{Family, LinearSite, LmError, Model, Network};
 
 use crate::open::{CodedModel, OpenError};
 
@@ -65,6 +66,8 @@ pub struct Opened {
     pub side_files: BTreeMap<String, Vec<u8>>,
     /// `evaluation.txt` beside the weights, where there is one.
     pub evaluation_text: Option<PathBuf>,
+    /// The open `.lam` file.
+    coded: Option<Arc<CodedModel>>,
 }
 
 /// Whether a path names a `.lam` file: by what stands in it, not by its name.
@@ -83,13 +86,26 @@ impl Opened {
         Self::open_lazy(name, catalogue)?.resident()
     }
 
-    /// Reads all weights now: evaluation runs them many times.
+    /// Reads all weights now: evaluation runs them many times. Arrays of a `.lam` file whose recipe says how they
+    /// are executed stay in that form, the others become `f32`.
     ///
     /// # Errors
     /// A damaged array.
     pub fn resident(mut self) -> Result<Self, EvaluateError> {
-        self.model.network = self.model.network.resident()?;
-        Ok(self)
+        let failed = RefCell::new(None);
+        let coded = self.coded.as_deref();
+        let operators = |site: &LinearSite| {
+            let coded = coded.filter(|_| !site.is_transposed)?;
+            coded.execute(&site.weight).unwrap_or_else(|error| {
+                failed.borrow_mut().get_or_insert(error);
+                None
+            })
+        };
+        self.model.network = self.model.network.resident_with(&operators)?;
+        match failed.into_inner() {
+            Some(error) => Err(LmError::from(error).into()),
+            None => Ok(self),
+        }
     }
 
     /// Opens a model; weights are read as they are needed.
@@ -138,6 +154,7 @@ impl Opened {
             model,
             side_files,
             evaluation_text: None,
+            coded: Some(Arc::clone(&coded)),
         })
     }
 
@@ -162,6 +179,7 @@ impl Opened {
             model,
             evaluation_text: directory.evaluation_text(),
             side_files,
+            coded: None,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! Reading a weight matrix for a codec, with the refusals all codecs share.
 
+use std::ops::Range;
+
 use lamella_codec::{Array, ArraySpec, CodecError, Dtype, Recipe, Refusal};
+use lamella_quant::sweep::{RowSource, strips};
 
 /// A weight matrix as solvers want it.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +14,63 @@ pub struct Matrix {
     pub columns: usize,
     /// Row-major values, all finite.
     pub values: Vec<f32>,
+}
+
+/// The rows of an array, read when they are needed: a large matrix is never in memory whole.
+#[derive(Debug, Clone, Copy)]
+pub struct MatrixRows<'a> {
+    array: &'a Array<'a>,
+    rows: usize,
+    columns: usize,
+}
+
+impl<'a> MatrixRows<'a> {
+    /// The rows of an array that [`accepts_matrix`], all of whose values are finite.
+    ///
+    /// # Errors
+    /// As [`read_matrix`].
+    pub fn new(recipe: &Recipe, array: &'a Array<'a>) -> Result<Self, CodecError> {
+        let (rows, columns) = shape(recipe, array)?;
+        let new = Self { array, rows, columns };
+        for strip in strips(rows, columns) {
+            check_finite(array, &new.read(strip.clone()), strip.start, columns)?;
+        }
+        Ok(new)
+    }
+
+    /// Some rows as a matrix of their own.
+    pub fn picked(&self, rows: &[usize]) -> Matrix {
+        let values = rows.iter().flat_map(|&row| self.read(row..row + 1)).collect();
+        Matrix { rows: rows.len(), columns: self.columns, values }
+    }
+}
+
+impl RowSource for MatrixRows<'_> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn columns(&self) -> usize {
+        self.columns
+    }
+    fn read(&self, rows: Range<usize>) -> Vec<f32> {
+        let row_bytes = self.columns * self.array.spec.dtype.size_bytes();
+        let spec = ArraySpec::new("", vec![rows.len(), self.columns], self.array.spec.dtype);
+        let bytes = &self.array.bytes[rows.start * row_bytes..rows.end * row_bytes];
+        // `new` has seen that these are floats and fill the shape: there is no error left.
+        Array::new(spec, bytes).and_then(|rows| rows.to_f32()).unwrap_or_default()
+    }
+}
+
+impl RowSource for Matrix {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn columns(&self) -> usize {
+        self.columns
+    }
+    fn read(&self, rows: Range<usize>) -> Vec<f32> {
+        self.values[rows.start * self.columns..rows.end * self.columns].to_vec()
+    }
 }
 
 impl Matrix {
@@ -73,18 +133,32 @@ pub fn accepts_matrix(spec: &ArraySpec) -> Result<(), Refusal> {
 /// # Errors
 /// A refused shape or dtype, or a value that is not finite (named by its position).
 pub fn read_matrix(recipe: &Recipe, array: &Array<'_>) -> Result<Matrix, CodecError> {
+    let (rows, columns) = shape(recipe, array)?;
+    let values = array.to_f32()?;
+    check_finite(array, &values, 0, columns)?;
+    Ok(Matrix { rows, columns, values })
+}
+
+fn shape(recipe: &Recipe, array: &Array<'_>) -> Result<(usize, usize), CodecError> {
     let refused =
         |refusal| CodecError::Refused { recipe: recipe.to_string(), array: array.spec.name.clone(), refusal };
     accepts_matrix(&array.spec).map_err(refused)?;
-    let Some((rows, columns)) = array.spec.matrix() else {
-        return Err(refused(Refusal { reason: "has not 2 axes".to_owned() }));
-    };
-    let values = array.to_f32()?;
-    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-        let position = vec![index / columns, index % columns];
-        return Err(CodecError::NonFinite { array: array.spec.name.clone(), position });
+    array.spec.matrix().ok_or_else(|| refused(Refusal { reason: "has not 2 axes".to_owned() }))
+}
+
+fn check_finite(
+    array: &Array<'_>,
+    values: &[f32],
+    first_row: usize,
+    columns: usize,
+) -> Result<(), CodecError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => {
+            let position = vec![first_row + index / columns, index % columns];
+            Err(CodecError::NonFinite { array: array.spec.name.clone(), position })
+        }
     }
-    Ok(Matrix { rows, columns, values })
 }
 
 /// The one layer of a codec that has only one.

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lamella_codec::{
-    Array, ArraySpec, Catalogue, CatalogueError, Codec, Recipe, RecipeError, SourceError, TensorSource,
+    Array, ArraySpec, Catalogue, CatalogueError, Codec, CodedLinear, Recipe, RecipeError, SourceError,
+    TensorSource,
 };
 use lamella_file::{File, FileError, Storage};
 
@@ -114,6 +115,29 @@ impl CodedModel {
     pub fn codec_of(&self, name: &str) -> Option<&Arc<dyn Codec>> {
         let entry = &self.file.arrays()[self.file.array_index(name)?];
         self.codecs.get(entry.recipe)
+    }
+
+    /// The array as a linear on its coded form, where its recipe says that it runs so; `None` where it is to be
+    /// decoded.
+    ///
+    /// # Errors
+    /// An array that is not there, or is damaged.
+    pub fn execute(&self, name: &str) -> Result<Option<Arc<dyn CodedLinear>>, SourceError> {
+        let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Unreadable {
+            name: name.to_owned(),
+            source,
+        };
+        let missing = || SourceError::Missing { name: name.to_owned() };
+        let index = self.file.array_index(name).ok_or_else(missing)?;
+        let entry = &self.file.arrays()[index];
+        let place = self.file.locate(name).map_err(|error| unreadable(error.into()))?;
+        let Some(codec) = self.codecs.get(entry.recipe) else { return Ok(None) };
+        if place.elements != (0..place.coded_as.len()) {
+            return Ok(None);
+        }
+        let layers = self.file.layers_of(name).map_err(|error| unreadable(error.into()))?;
+        let layers: Vec<&[u8]> = layers.iter().map(|layer| &layer[..]).collect();
+        codec.execute(&place.coded_as, &layers).map_err(|error| unreadable(error.into()))
     }
 
     fn decode(&self, name: &str) -> Result<Array<'static>, SourceError> {

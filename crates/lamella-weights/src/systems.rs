@@ -4,7 +4,7 @@ mod evopress;
 mod exact;
 mod gptq;
 mod hawq;
-mod house;
+pub(crate) mod house;
 mod lgreco;
 mod progressive;
 mod rtn;

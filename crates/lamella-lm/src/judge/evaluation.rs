@@ -91,6 +91,12 @@ pub struct Evaluation {
     /// Coded bytes of the blocks' linears, over their weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linear_bits_per_weight: Option<f64>,
+    /// Bytes of the candidate's weights in memory, as it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
+    /// Tokens a second of one window of the candidate, logits included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
     /// Mean KL divergence of the candidate from the original, nats per token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
@@ -171,6 +177,11 @@ impl fmt::Display for Evaluation {
             if let Some(value) = value {
                 line(f, name, format!("{value:.4}"))?;
             }
+        }
+        if let Some(bytes) = self.resident_bytes {
+            let speed =
+                self.tokens_per_second.map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
+            line(f, "bytes in memory", format!("{bytes}{speed}"))?;
         }
         if let Some(kl) = self.kl {
             line(f, "KL to the original", format!("{} nats/token{}", number(kl), between(intervals.kl)))?;

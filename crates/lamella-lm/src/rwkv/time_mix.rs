@@ -16,6 +16,8 @@ use crate::plan::{Needed, Shapes};
 use crate::product::{Layout, multiply as matrix_product};
 use crate::site::{LinearSite, Role, SiteMaker, Watch};
 
+/// Version 7's token shifts in the order they stand in `x_rwkvag`; a checkpoint may have them one by one.
+const SHIFTS: [&str; 6] = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g"];
 /// Version 7 decays by at most this much in the exponent: `e^(-1/2)`.
 const SLOWEST: f32 = 0.606_531;
 
@@ -85,7 +87,11 @@ impl TimeMixPlan {
                     add(down, down, input, (hidden, rank), Role::LowRank);
                     add(up, up, &format!("{input}_inner"), (rank, hidden), Role::LowRank);
                 }
-                needed.push(("x_rwkvag", vec![6 * hidden]));
+                if shape(&format!("{base}x_rwkvag")).is_none() && shape(&format!("{base}x_r")).is_some() {
+                    needed.extend(SHIFTS.map(|name| (name, wide.clone())));
+                } else {
+                    needed.push(("x_rwkvag", vec![6 * hidden]));
+                }
                 needed.extend(["w0", "a0", "r_k", "k_k", "k_a"].map(|name| (name, wide.clone())));
                 if !is_first {
                     needed.push(("v0", wide.clone()));
@@ -240,9 +246,12 @@ impl TimeMix {
         let mu = |name: &str| read_mu(source, &format!("{}{name}", plan.base), width, plan.version);
         let (mu, version) = match plan.version {
             7 => {
-                let all = read("x_rwkvag")?;
+                let is_joined = plan.others.iter().any(|(name, _)| name.ends_with(".x_rwkvag"));
+                let all = match is_joined {
+                    true => read("x_rwkvag")?,
+                    false => SHIFTS.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>()?.concat(),
+                };
                 let part = |index: usize| all[index * width..(index + 1) * width].to_vec();
-                // Stored in the order r, w, k, v, a, g.
                 let mu = [part(1), part(2), part(3), part(0), part(5), part(4)];
                 let version = Version::Seven(Box::new(DeltaRule {
                     decay: low_rank("w1", "w2", "w0")?,

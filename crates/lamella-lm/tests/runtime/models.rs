@@ -105,10 +105,10 @@ fn a_block_runs_with_the_weights_of_another_source() {
 
 #[test]
 fn coded_operators_take_the_place_of_weights() {
-    use lamella_lm::LinearOperator;
+    use lamella_lm::CodedLinear;
     /// Multiplies with a weight of ones.
     struct Ones(usize, usize);
-    impl LinearOperator for Ones {
+    impl CodedLinear for Ones {
         fn apply(&self, inputs: &[f32], tokens: usize, outputs: &mut [f32], stride: usize, column: usize) {
             for token in 0..tokens {
                 let sum: f32 = inputs[token * self.0..][..self.0].iter().sum();
@@ -126,7 +126,7 @@ fn coded_operators_take_the_place_of_weights() {
     let name = "model.layers.1.mlp.down_proj.weight";
     let coded = network(&golden("llama"))
         .resident_with(&|site| {
-            let operator = || Arc::new(Ones(site.in_features, site.out_features)) as Arc<dyn LinearOperator>;
+            let operator = || Arc::new(Ones(site.in_features, site.out_features)) as Arc<dyn CodedLinear>;
             (site.weight == name).then(operator)
         })
         .unwrap();
@@ -148,10 +148,10 @@ fn coded_operators_take_the_place_of_weights() {
 
 #[test]
 fn a_model_of_coded_operators_alone_runs() {
-    use lamella_lm::LinearOperator;
+    use lamella_lm::CodedLinear;
     /// Multiplies in the plainest way; claims one byte of memory.
     struct Plain(Vec<f32>, usize);
-    impl LinearOperator for Plain {
+    impl CodedLinear for Plain {
         fn apply(&self, inputs: &[f32], tokens: usize, outputs: &mut [f32], stride: usize, column: usize) {
             for token in 0..tokens {
                 let row = &inputs[token * self.1..][..self.1];

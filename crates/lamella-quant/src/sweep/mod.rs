@@ -22,7 +22,9 @@ pub mod trellis;
 
 use lamella_math::InverseFactor;
 
-use crate::feedback::{ColumnQuantizer, sweep};
+use std::ops::Range;
+
+use crate::feedback::{ColumnQuantizer, ROWS_PER_CHUNK, sweep};
 use rates::{Histogram, LENGTHS, Lengths, class_of, length};
 use trellis::{Branches, Search, Trellis};
 
@@ -89,7 +91,13 @@ pub struct EntropyCoded {
     pub passes: u32,
     /// Largest number of offset groups learned; 0 reconstructs at cell middles.
     pub offset_groups: usize,
+    /// The largest magnitude that costs nothing but its bits; larger ones cost [`OVERFLOW`] more. Codes that are
+    /// executed in few bits keep what does not fit apart.
+    pub largest: Option<u32>,
 }
+
+/// Squared steps that a magnitude beyond [`EntropyCoded::largest`] costs: a value up to two steps beyond is cut to it.
+pub const OVERFLOW: f32 = 4.0;
 
 /// What a sweep found.
 #[derive(Debug, Clone)]
@@ -98,12 +106,49 @@ pub struct Swept {
     pub codes: Vec<i32>,
     /// Offsets the reconstruction used.
     pub offsets: Offsets,
-    /// Reconstruction, `[rows, columns]` row-major.
+    /// Reconstruction, `[rows, columns]` row-major; empty from [`entropy_coded_rows`], which shows it.
     pub reconstruction: Vec<f32>,
     /// Sum of squared whitened errors: the output error per input, damping included.
     pub loss: f64,
     /// Bits the codes cost by the lengths of the last pass.
     pub bits: f64,
+}
+
+/// Elements of a strip of rows that is swept at a time: what a large matrix holds in memory beside its codes.
+const STRIP_ELEMENTS: usize = 8 << 20;
+
+/// A matrix whose rows are read when they are needed.
+pub trait RowSource: Sync {
+    /// Rows.
+    fn rows(&self) -> usize;
+    /// Columns.
+    fn columns(&self) -> usize;
+    /// Some rows, row-major.
+    fn read(&self, rows: Range<usize>) -> Vec<f32>;
+}
+
+/// Rows in memory.
+struct Whole<'a> {
+    weights: &'a [f32],
+    columns: usize,
+}
+
+impl RowSource for Whole<'_> {
+    fn rows(&self) -> usize {
+        self.weights.len().checked_div(self.columns).unwrap_or(0)
+    }
+    fn columns(&self) -> usize {
+        self.columns
+    }
+    fn read(&self, rows: Range<usize>) -> Vec<f32> {
+        self.weights[rows.start * self.columns..rows.end * self.columns].to_vec()
+    }
+}
+
+/// Strips of whole chunks, in order; large matrices are read in several.
+pub fn strips(rows: usize, columns: usize) -> impl Iterator<Item = Range<usize>> {
+    let height = (STRIP_ELEMENTS / columns.max(1)).next_multiple_of(ROWS_PER_CHUNK).max(ROWS_PER_CHUNK);
+    (0..rows).step_by(height).map(move |first| first..rows.min(first + height))
 }
 
 /// Sums of errors per group, quantiser and magnitude: where the centroids lie.
@@ -179,13 +224,13 @@ impl ColumnQuantizer for Rounding<'_> {
         let trellis = pass.settings.trellis;
         let group = usize::from(pass.steps.groups[column]);
         let offsets = pass.offsets.of_group(group);
-        let lambda = pass.settings.lambda;
         self.branches.clear();
         for (index, &value) in values.iter().enumerate() {
             let row = self.first_row + index;
             let position = (value / (pass.steps.columns[column] * pass.steps.row(row))).abs().min(1e6);
             let class = class_of(pass.columns[column] * pass.rows[row]);
-            self.branches.push(branches(position, pass.lengths.of_class(class), &offsets, lambda, trellis));
+            let lengths = pass.lengths.of_class(class);
+            self.branches.push(branches(position, lengths, &offsets, &pass.settings));
         }
         self.magnitudes.resize(values.len(), 0);
         let start = self.state;
@@ -213,7 +258,9 @@ impl ColumnQuantizer for Rounding<'_> {
             }
             column_magnitude += middle;
             self.row_magnitudes[index] += f64::from(middle);
-            self.codes[column * self.rows + index] = code;
+            if let Some(slot) = self.codes.get_mut(column * self.rows + index) {
+                *slot = code;
+            }
             let error = *value - level * step;
             column_loss += f64::from(error) * f64::from(error);
             *value = level * step;
@@ -229,21 +276,27 @@ fn branches(
     position: f32,
     lengths: &[[f32; LENGTHS]; 2],
     offsets: &[[i8; OFFSET_MAGNITUDES]; 2],
-    lambda: f32,
-    trellis: Trellis,
+    settings: &EntropyCoded,
 ) -> Branches {
     let mut out = Branches { cost: [[f32::INFINITY; 2]; 2], magnitude: [[0; 2]; 2] };
-    let quantizers = if trellis.memory_bits() == 0 { 1 } else { 2 };
+    let quantizers = if settings.trellis.memory_bits() == 0 { 1 } else { 2 };
+    let largest = settings.largest.unwrap_or(u32::MAX);
     for quantizer in 0..quantizers {
         let middle = (position + 0.5 * quantizer as f32) as u32;
-        for magnitude in middle.saturating_sub(1)..=middle + 1 {
+        let mut consider = |magnitude: u32| {
             let error = position - level(magnitude as i32, quantizer as u32, offsets);
-            let cost = error * error + lambda * length(&lengths[quantizer], magnitude);
+            let overflow = if magnitude > largest { OVERFLOW } else { 0.0 };
+            let bits = length(&lengths[quantizer], magnitude);
+            let cost = error * error + settings.lambda * bits + overflow;
             let parity = magnitude as usize & 1;
             if cost < out.cost[quantizer][parity] {
                 out.cost[quantizer][parity] = cost;
                 out.magnitude[quantizer][parity] = magnitude;
             }
+        };
+        (middle.saturating_sub(1)..=middle + 1).for_each(&mut consider);
+        if middle >= largest {
+            (largest.saturating_sub(1)..=largest).for_each(&mut consider);
         }
     }
     out
@@ -262,12 +315,33 @@ pub fn entropy_coded(
     steps: &Steps,
     settings: EntropyCoded,
 ) -> Swept {
+    let source = Whole { weights, columns };
+    let mut reconstruction = Vec::with_capacity(weights.len());
+    let mut swept = entropy_coded_rows(&source, factor, steps, settings, &mut |_, values| {
+        reconstruction.extend_from_slice(values);
+    });
+    swept.reconstruction = reconstruction;
+    swept
+}
+
+/// As [`entropy_coded`] for a matrix that is read in strips of rows, once for each pass and once before. Memory holds
+/// the codes and one strip; the strips' reconstructions are shown in order.
+///
+/// # Panics
+/// As [`entropy_coded`].
+pub fn entropy_coded_rows(
+    source: &dyn RowSource,
+    factor: &[f32],
+    steps: &Steps,
+    settings: EntropyCoded,
+    reconstructed: &mut dyn FnMut(Range<usize>, &[f32]),
+) -> Swept {
+    let (rows, columns) = (source.rows(), source.columns());
     assert!(steps.columns.len() == columns && steps.groups.len() == columns, "one step and group per column");
-    let rows = weights.len().checked_div(columns).unwrap_or(0);
     assert!(steps.rows.is_empty() || steps.rows.len() == rows, "one step per row");
     let mut diagonal: Vec<f32> = factor.iter().step_by(columns + 1).copied().collect();
     diagonal.resize(columns, 1.0);
-    let (expected_columns, expected_rows) = expected_magnitudes(weights, columns, steps);
+    let (expected_columns, expected_rows) = expected_magnitudes(source, steps);
     let mut pass = Pass {
         settings,
         steps,
@@ -280,65 +354,76 @@ pub fn entropy_coded(
     let groups =
         steps.groups.iter().map(|&g| usize::from(g) + 1).max().unwrap_or(0).min(settings.offset_groups);
     for _ in 1..settings.passes {
-        let (parts, _) = run_pass(weights, columns, factor, &pass, groups);
+        let mut parts = Vec::new();
+        run_pass(source, factor, &pass, groups, false, |_, strip, _| parts.extend(strip));
         let learned = learn(&parts, rows, columns, groups);
         drop(parts);
         (pass.lengths, pass.offsets, pass.columns, pass.rows) = learned;
     }
-    let (parts, reconstruction) = run_pass(weights, columns, factor, &pass, groups);
     let mut codes = vec![0i32; rows * columns];
     let (mut loss, mut bits) = (0.0, 0.0);
-    for part in &parts {
-        for column in 0..columns {
-            codes[column * rows + part.first_row..][..part.rows]
-                .copy_from_slice(&part.codes[column * part.rows..(column + 1) * part.rows]);
+    run_pass(source, factor, &pass, groups, true, |range, parts, values| {
+        for part in &parts {
+            for column in 0..columns {
+                codes[column * rows + part.first_row..][..part.rows]
+                    .copy_from_slice(&part.codes[column * part.rows..(column + 1) * part.rows]);
+            }
+            loss += part.loss;
+            bits += part.bits;
         }
-        loss += part.loss;
-        bits += part.bits;
-    }
-    drop(parts);
-    Swept { codes, offsets: pass.offsets, reconstruction, loss, bits }
+        drop(parts);
+        reconstructed(range, &values);
+    });
+    Swept { codes, offsets: pass.offsets, reconstruction: Vec::new(), loss, bits }
 }
 
+/// One pass, strip by strip: `done` gets a strip's rows, its chunks' roundings and its reconstruction.
 fn run_pass<'a>(
-    weights: &[f32],
-    columns: usize,
+    source: &dyn RowSource,
     factor: &[f32],
     pass: &'a Pass<'a>,
     groups: usize,
-) -> (Vec<Rounding<'a>>, Vec<f32>) {
-    let mut values = weights.to_vec();
-    let parts = sweep(&mut values, columns, factor, 0, |first_row, rows| Rounding {
-        pass,
-        first_row,
-        rows,
-        state: 0,
-        codes: vec![0; rows * columns],
-        histogram: Histogram::default(),
-        centroids: Centroids::new(groups),
-        column_magnitudes: vec![0.0; columns],
-        row_magnitudes: vec![0.0; rows],
-        loss: 0.0,
-        bits: 0.0,
-        search: Search::default(),
-        branches: Vec::with_capacity(rows),
-        magnitudes: Vec::new(),
-    });
-    (parts, values)
+    keeps_codes: bool,
+    mut done: impl FnMut(Range<usize>, Vec<Rounding<'a>>, Vec<f32>),
+) {
+    let columns = source.columns();
+    for strip in strips(source.rows(), columns) {
+        let mut values = source.read(strip.clone());
+        let parts = sweep(&mut values, columns, factor, 0, |first_row, rows| Rounding {
+            pass,
+            first_row: strip.start + first_row,
+            rows,
+            state: 0,
+            codes: vec![0; if keeps_codes { rows * columns } else { 0 }],
+            histogram: Histogram::default(),
+            centroids: Centroids::new(groups),
+            column_magnitudes: vec![0.0; columns],
+            row_magnitudes: vec![0.0; rows],
+            loss: 0.0,
+            bits: 0.0,
+            search: Search::default(),
+            branches: Vec::with_capacity(rows),
+            magnitudes: Vec::new(),
+        });
+        done(strip, parts, values);
+    }
 }
 
 /// Expected magnitudes before the first pass: the mean absolute weight of each column over its step, and what each
 /// row adds to that.
-fn expected_magnitudes(weights: &[f32], columns: usize, steps: &Steps) -> (Vec<f32>, Vec<f32>) {
-    let rows = weights.len().checked_div(columns).unwrap_or(0);
+fn expected_magnitudes(source: &dyn RowSource, steps: &Steps) -> (Vec<f32>, Vec<f32>) {
+    let (rows, columns) = (source.rows(), source.columns());
     let mut by_column = vec![0.0f64; columns];
     let mut by_row = vec![0.0f64; rows];
-    for (row, values) in weights.chunks_exact(columns.max(1)).enumerate() {
-        let scale = steps.row(row);
-        for (column, &value) in values.iter().enumerate() {
-            let magnitude = f64::from((value / (steps.columns[column] * scale)).abs().min(1e6));
-            by_column[column] += magnitude;
-            by_row[row] += magnitude;
+    for strip in strips(rows, columns) {
+        let weights = source.read(strip.clone());
+        for (row, values) in strip.zip(weights.chunks_exact(columns.max(1))) {
+            let scale = steps.row(row);
+            for (column, &value) in values.iter().enumerate() {
+                let magnitude = f64::from((value / (steps.columns[column] * scale)).abs().min(1e6));
+                by_column[column] += magnitude;
+                by_row[row] += magnitude;
+            }
         }
     }
     normalized(by_column, by_row, rows)

@@ -17,7 +17,13 @@ fn noise(length: usize) -> Vec<f32> {
 }
 
 fn settings(memory_bits: u32, lambda: f32) -> EntropyCoded {
-    EntropyCoded { lambda, trellis: Trellis::new(memory_bits).unwrap(), passes: 2, offset_groups: 4 }
+    EntropyCoded {
+        lambda,
+        trellis: Trellis::new(memory_bits).unwrap(),
+        passes: 2,
+        offset_groups: 4,
+        largest: None,
+    }
 }
 
 fn factor(columns: usize) -> Vec<f32> {

@@ -63,6 +63,8 @@ const MOST_OPERATIONS: f64 = 1e14;
 const MAX_OCTAVES: f64 = 2.0;
 /// Probes whose arrays are coded side by side.
 const BATCH: usize = 4;
+/// Elements of arrays coded side by side, unless one probe alone has more.
+const BATCH_ELEMENTS: usize = 64 << 20;
 
 /// Arrays whose errors are measured together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -288,7 +290,7 @@ impl Job<'_> {
     ) -> Result<(Vec<f64>, f64), CompressError> {
         let mut losses = Vec::with_capacity(probes.len());
         let mut coding = 0.0;
-        for batch in probes.chunks(BATCH) {
+        for batch in self.side_by_side(probes) {
             let started = std::time::Instant::now();
             let coded: Vec<TensorMap> =
                 batch.par_iter().map(|probe| self.coded_alone(probe)).collect::<Result<_, _>>()?;
@@ -302,6 +304,28 @@ impl Job<'_> {
         }
         let floor = 1e-3 * losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         Ok((losses.into_iter().map(|loss| loss.max(floor).max(f64::MIN_POSITIVE)).collect(), coding))
+    }
+
+    /// Runs of probes whose arrays are coded side by side: few, and large ones alone, since all stay decoded until
+    /// they are measured.
+    fn side_by_side<'p>(&self, probes: &'p [Probe]) -> Vec<&'p [Probe]> {
+        let elements =
+            |probe: &Probe| probe.arrays.iter().map(|&target| self.targets[target].spec.len()).sum::<usize>();
+        let mut held = 0;
+        let mut batches = Vec::new();
+        let mut start = 0;
+        for (index, probe) in probes.iter().enumerate() {
+            let own = elements(probe);
+            if index > start && (index - start >= BATCH || held + own > BATCH_ELEMENTS) {
+                batches.push(&probes[start..index]);
+                (start, held) = (index, 0);
+            }
+            held += own;
+        }
+        if start < probes.len() {
+            batches.push(&probes[start..]);
+        }
+        batches
     }
 
     /// The arrays of a probe, coded at the uniform step and decoded, under all their names.

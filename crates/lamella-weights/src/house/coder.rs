@@ -235,31 +235,51 @@ pub fn code_sequence<D: Direction>(coder: &mut D, numbers: &mut [i32]) {
     }
 }
 
-/// Codes a matrix's codes, `[columns, rows]`, with the relative steps of its columns (any common factor).
-pub fn code_matrix<D: Direction>(
-    coder: &mut D,
+/// Codes a matrix's columns, one after the other.
+#[derive(Debug, Clone)]
+pub struct Columns {
     trellis: Trellis,
-    rows: usize,
-    steps: &[f32],
-    codes: &mut [i32],
-    mut visit: impl FnMut(usize, &[i32], &[u8]),
-) {
-    let mut models = Models::default();
-    let mut states = vec![0u32; rows.div_ceil(STRIP_ROWS)];
-    let (mut row_sums, mut row_total) = (vec![0.0f32; rows], 0.0f32);
-    let mut factors = vec![1.0f32; rows];
-    let mut quantizers = vec![0u8; rows];
-    let (mut spread_sum, mut spread_weight) = (0.0f32, 0.0f32);
-    if rows == 0 {
-        return;
+    models: Models,
+    /// One state per strip of rows.
+    states: Vec<u32>,
+    row_sums: Vec<f32>,
+    row_total: f32,
+    factors: Vec<f32>,
+    quantizers: Vec<u8>,
+    spread_sum: f32,
+    spread_weight: f32,
+}
+
+impl Columns {
+    /// Before the first column.
+    pub fn new(trellis: Trellis, rows: usize) -> Self {
+        Self {
+            trellis,
+            models: Models::default(),
+            states: vec![0; rows.div_ceil(STRIP_ROWS)],
+            row_sums: vec![0.0; rows],
+            row_total: 0.0,
+            factors: vec![1.0; rows],
+            quantizers: vec![0; rows],
+            spread_sum: 0.0,
+            spread_weight: 0.0,
+        }
     }
-    for (column, codes) in codes.chunks_exact_mut(rows).enumerate() {
-        let step = steps[column];
-        let inverse = 1.0 / (ROW_PRIOR + row_total);
-        for (factor, &sum) in factors.iter_mut().zip(&row_sums) {
+
+    /// Which quantiser each code of the last column had.
+    pub fn quantizers(&self) -> &[u8] {
+        &self.quantizers
+    }
+
+    /// Codes the next column, one code per row, with its relative step (any common factor).
+    pub fn code<D: Direction>(&mut self, coder: &mut D, step: f32, codes: &mut [i32]) {
+        let Self { trellis, models, states, row_sums, factors, quantizers, .. } = self;
+        let inverse = 1.0 / (ROW_PRIOR + self.row_total);
+        for (factor, &sum) in factors.iter_mut().zip(&*row_sums) {
             *factor = (ROW_PRIOR + sum) * inverse;
         }
-        let expected = if spread_weight > 0.0 { spread_sum / spread_weight / step } else { 1.0 };
+        let expected =
+            if self.spread_weight > 0.0 { self.spread_sum / self.spread_weight / step } else { 1.0 };
         let (mut sum, mut weight) = (COLUMN_PRIOR * expected, COLUMN_PRIOR);
         for (block, block_codes) in codes.chunks_mut(BLOCK_ROWS).enumerate() {
             let first = block * BLOCK_ROWS;
@@ -278,13 +298,32 @@ pub fn code_matrix<D: Direction>(
         }
         let mean = (sum - COLUMN_PRIOR * expected).max(0.0) / (weight - COLUMN_PRIOR).max(1e-3);
         let information = 1.0 / (mean + 0.5);
-        for ((total, &code), &quantizer) in row_sums.iter_mut().zip(codes.iter()).zip(&quantizers) {
+        for ((total, &code), &quantizer) in row_sums.iter_mut().zip(codes.iter()).zip(&*quantizers) {
             *total += position(code.unsigned_abs(), u32::from(quantizer)) * information;
         }
-        row_total += mean * information;
-        spread_sum = spread_sum * FADE + mean * information * (mean * step);
-        spread_weight = spread_weight * FADE + mean * information;
-        visit(column, codes, &quantizers);
+        self.row_total += mean * information;
+        self.spread_sum = self.spread_sum * FADE + mean * information * (mean * step);
+        self.spread_weight = self.spread_weight * FADE + mean * information;
+    }
+}
+
+/// Codes a matrix's codes, `[columns, rows]`, with the relative steps of its columns; shows each column with its codes
+/// and their quantisers.
+pub fn code_matrix<D: Direction>(
+    coder: &mut D,
+    trellis: Trellis,
+    rows: usize,
+    steps: &[f32],
+    codes: &mut [i32],
+    mut visit: impl FnMut(usize, &[i32], &[u8]),
+) {
+    if rows == 0 {
+        return;
+    }
+    let mut columns = Columns::new(trellis, rows);
+    for (column, (codes, &step)) in codes.chunks_exact_mut(rows).zip(steps).enumerate() {
+        columns.code(coder, step, codes);
+        visit(column, codes, columns.quantizers());
     }
 }
 

@@ -17,7 +17,7 @@ use lamella_entropy::range::{RangeDecoder, RangeEncoder};
 use lamella_quant::sweep::trellis::Trellis;
 use lamella_quant::sweep::{OFFSET_MAGNITUDES, Offsets, level};
 
-use super::coder::{Direction, code_matrix, code_sequence};
+use super::coder::{Columns, Direction, code_sequence};
 
 /// Largest exponent of a column, in quarter octaves.
 pub const MAX_EXPONENT: i32 = 88;
@@ -115,8 +115,14 @@ pub fn write(header: &Header, rows: usize, codes: &[i32]) -> Vec<u8> {
     let columns = header.columns.len();
     let mut encoder = RangeEncoder::new();
     header.code(&mut encoder);
-    let mut codes = codes.to_vec();
-    code_matrix(&mut encoder, header.trellis, rows, &header.column_steps(), &mut codes, |_, _, _| {});
+    if rows > 0 {
+        let mut coder = Columns::new(header.trellis, rows);
+        let mut column = vec![0i32; rows];
+        for (codes, step) in codes.chunks_exact(rows).zip(header.column_steps()) {
+            column.copy_from_slice(codes);
+            coder.code(&mut encoder, step, &mut column);
+        }
+    }
     let stream = encoder.finish();
     let mut bytes = vec![header.trellis.memory_bits() as u8 | u8::from(!header.rows.is_empty()) << 4];
     bytes.extend_from_slice(&check(stream.len(), rows, columns).to_le_bytes());
@@ -125,45 +131,81 @@ pub fn write(header: &Header, rows: usize, codes: &[i32]) -> Vec<u8> {
     bytes
 }
 
-/// A payload's header, and the decoder before its first code.
-fn open(payload: &[u8], rows: usize, columns: usize) -> Result<(Header, RangeDecoder<'_>), String> {
-    let Some((&[flags, c0, c1, b1, b2, b3], stream)) = payload.split_first_chunk::<6>() else {
-        return Err(format!("{} bytes cannot hold the 6 of the header", payload.len()));
-    };
-    let trellis = Trellis::new(u32::from(flags & 15))
-        .filter(|_| flags < 32)
-        .ok_or_else(|| format!("flags {flags:#04x} are not known to this version"))?;
-    if u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns) {
-        return Err(format!(
-            "a stream of {} bytes does not belong to {rows} x {columns} weights",
-            stream.len()
-        ));
+/// A payload whose header has been read.
+pub struct Reader<'a> {
+    /// Everything before the codes.
+    pub header: Header,
+    rows: usize,
+    decoder: RangeDecoder<'a>,
+    stream_bytes: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads everything before the codes of a `rows` by `columns` matrix.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit.
+    pub fn new(payload: &'a [u8], rows: usize, columns: usize) -> Result<Self, String> {
+        let Some((&[flags, c0, c1, b1, b2, b3], stream)) = payload.split_first_chunk::<6>() else {
+            return Err(format!("{} bytes cannot hold the 6 of the header", payload.len()));
+        };
+        let trellis = Trellis::new(u32::from(flags & 15))
+            .filter(|_| flags < 32)
+            .ok_or_else(|| format!("flags {flags:#04x} are not known to this version"))?;
+        if u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns) {
+            return Err(format!(
+                "a stream of {} bytes does not belong to {rows} x {columns} weights",
+                stream.len()
+            ));
+        }
+        if rows.checked_mul(columns).is_none() {
+            return Err(format!("{rows} x {columns} weights are too many"));
+        }
+        let base = f32::from_le_bytes([0, b1, b2, b3]);
+        if !(MIN_BASE..=MAX_BASE).contains(&base) {
+            return Err(format!("the base step {base} is outside 2^-96 to 2^96"));
+        }
+        let mut header = Header {
+            trellis,
+            base,
+            columns: vec![0; columns],
+            rows: vec![0; if flags & 16 != 0 { rows } else { 0 }],
+            offsets: Offsets::default(),
+        };
+        let mut decoder = RangeDecoder::new(stream);
+        header.code(&mut decoder);
+        Ok(Self { header, rows, decoder, stream_bytes: stream.len() })
     }
-    rows.checked_mul(columns).ok_or_else(|| format!("{rows} x {columns} weights are too many"))?;
-    let base = f32::from_le_bytes([0, b1, b2, b3]);
-    if !(MIN_BASE..=MAX_BASE).contains(&base) {
-        return Err(format!("the base step {base} is outside 2^-96 to 2^96"));
+
+    /// Shows every column with its codes and their quantisers.
+    ///
+    /// # Errors
+    /// A stream that ends early.
+    pub fn columns(mut self, mut visit: impl FnMut(usize, &[i32], &[u8])) -> Result<(), String> {
+        if self.rows > 0 {
+            let mut coder = Columns::new(self.header.trellis, self.rows);
+            let mut codes = vec![0i32; self.rows];
+            for (column, step) in self.header.column_steps().into_iter().enumerate() {
+                coder.code(&mut self.decoder, step, &mut codes);
+                visit(column, &codes, coder.quantizers());
+            }
+        }
+        match self.decoder.overrun() {
+            0..=4 => Ok(()),
+            more => Err(format!("the stream of {} bytes ends {} bytes early", self.stream_bytes, more - 4)),
+        }
     }
-    let mut header = Header {
-        trellis,
-        base,
-        columns: vec![0; columns],
-        rows: vec![0; if flags & 16 != 0 { rows } else { 0 }],
-        offsets: Offsets::default(),
-    };
-    let mut decoder = RangeDecoder::new(stream);
-    header.code(&mut decoder);
-    Ok((header, decoder))
 }
 
 /// Bytes to header and codes (`[columns, rows]`): for those who look into a layer.
 ///
 /// # Errors
-/// As [`read`], but for a stream that ends early.
+/// As [`read`].
 pub fn read_codes(payload: &[u8], rows: usize, columns: usize) -> Result<(Header, Vec<i32>), String> {
-    let (header, mut decoder) = open(payload, rows, columns)?;
-    let mut codes = vec![0; rows * columns];
-    code_matrix(&mut decoder, header.trellis, rows, &header.column_steps(), &mut codes, |_, _, _| {});
+    let reader = Reader::new(payload, rows, columns)?;
+    let header = reader.header.clone();
+    let mut codes = Vec::with_capacity(rows * columns);
+    reader.columns(|_, column, _| codes.extend_from_slice(column))?;
     Ok((header, codes))
 }
 
@@ -172,25 +214,17 @@ pub fn read_codes(payload: &[u8], rows: usize, columns: usize) -> Result<(Header
 /// # Errors
 /// A sentence that says what does not fit.
 pub fn read(payload: &[u8], rows: usize, columns: usize, limit: f32) -> Result<Vec<f32>, String> {
-    let (header, mut decoder) = open(payload, rows, columns)?;
+    let reader = Reader::new(payload, rows, columns)?;
+    let header = reader.header.clone();
     let (steps, factors) = (header.column_steps(), header.row_factors());
-    let length = rows * columns;
-    let mut values = vec![0.0f32; length];
-    let mut codes = vec![0i32; length];
-    code_matrix(&mut decoder, header.trellis, rows, &steps, &mut codes, |column, codes, quantizers| {
+    let mut values = vec![0.0f32; rows * columns];
+    reader.columns(|column, codes, quantizers| {
         let offsets = header.offsets.of_group(usize::from(group_of(header.columns[column])));
         for (row, (&code, &quantizer)) in codes.iter().zip(quantizers).enumerate() {
             let step = steps[column] * factors.get(row).copied().unwrap_or(1.0);
             let value = level(code, u32::from(quantizer), &offsets) * step;
             values[row * columns + column] = value.clamp(-limit, limit);
         }
-    });
-    if decoder.overrun() > 4 {
-        return Err(format!(
-            "the stream of {} bytes ends {} bytes early",
-            payload.len() - 6,
-            decoder.overrun() - 4
-        ));
-    }
+    })?;
     Ok(values)
 }

@@ -1,7 +1,7 @@
 //! Which steps an array gets at a relative step.
 
 use super::form::{MAX_EXPONENT, MAX_ROW_EXPONENT, group_of, power, stored_base};
-use lamella_quant::sweep::Steps;
+use lamella_quant::sweep::{RowSource, Steps, strips};
 
 /// Exponents and base of the columns for steps in proportion to `ideal` (positive numbers).
 pub fn quantized_steps(ideal: &[f64]) -> (f32, Vec<i32>) {
@@ -21,9 +21,22 @@ pub fn quantized_steps(ideal: &[f64]) -> (f32, Vec<i32>) {
 /// Geometric mean of the factor's diagonal against the root mean square weight: the step at which every array of a
 /// network gets about the same rate. 0 for a matrix of zeros.
 pub fn unit_step(weights: &[f32], diagonal: &[f32]) -> f64 {
-    let squares: f64 = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+    let squares = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+    unit_of_squares(squares, weights.len(), diagonal)
+}
+
+/// [`unit_step`] of a matrix that is read in strips.
+pub fn unit_step_of_rows(weights: &dyn RowSource, diagonal: &[f32]) -> f64 {
+    let mut squares = 0.0f64;
+    for strip in strips(weights.rows(), weights.columns()) {
+        squares = weights.read(strip).iter().fold(squares, |sum, &w| sum + f64::from(w) * f64::from(w));
+    }
+    unit_of_squares(squares, weights.rows() * weights.columns(), diagonal)
+}
+
+fn unit_of_squares(squares: f64, elements: usize, diagonal: &[f32]) -> f64 {
     let logs: f64 = diagonal.iter().map(|&u| f64::from(u).ln()).sum();
-    (squares / weights.len().max(1) as f64).sqrt() / (logs / diagonal.len().max(1) as f64).exp()
+    (squares / elements.max(1) as f64).sqrt() / (logs / diagonal.len().max(1) as f64).exp()
 }
 
 /// Half octaves per row for how often rows are used: steps grow as usage falls, to the power -`power`.

@@ -1,16 +1,17 @@
 //! Solves an array at a relative step: factor, steps, sweep, bytes; and predicts that from some of its rows.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use lamella_codec::{CodecError, Knowledge};
 use lamella_math::{FactorError, InverseFactor, SecondMoment};
-use lamella_quant::sweep::{EntropyCoded, Swept, entropy_coded};
+use lamella_quant::sweep::{EntropyCoded, RowSource, Swept, entropy_coded_rows};
 
 use super::coder::STRIP_ROWS;
 use super::form::{Header, write};
-use super::plan::{quantized_steps, row_exponents, steps, unit_step};
-use crate::distortion::distortion;
-use crate::matrix::Matrix;
+use super::plan::{quantized_steps, row_exponents, steps, unit_step_of_rows};
+use crate::distortion::{Energy, distortion};
+use crate::matrix::{Matrix, MatrixRows};
 
 /// Rows that estimates look at; whole strips, spread over the matrix.
 const SAMPLE_ROWS: usize = 128;
@@ -30,6 +31,19 @@ pub struct Solver {
     /// The sweep's settings.
     pub settings: EntropyCoded,
     factors: Mutex<Vec<(Weak<SecondMoment>, Arc<Factor>)>>,
+}
+
+/// What became of a matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Solved {
+    /// The stored form.
+    pub payload: Vec<u8>,
+    /// Its loss.
+    pub distortion: f64,
+    /// The loss of storing nothing.
+    pub distortion_of_zeros: f64,
+    /// Whether the sweep left the range of 32-bit floats.
+    pub has_nan: bool,
 }
 
 /// `U` and its diagonal, or the identity where nothing is known.
@@ -100,26 +114,41 @@ impl Solver {
         Ok(factor)
     }
 
-    /// Sweeps a matrix at a relative step and writes it.
+    /// Sweeps a matrix at a relative step and writes it; values beyond `limit` are read as `limit`.
     pub fn encode(
         &self,
-        matrix: &Matrix,
+        matrix: &dyn RowSource,
         factor: &Factor,
         knowledge: &Knowledge,
         relative: f64,
-    ) -> (Vec<u8>, Swept) {
-        let unit = unit_step(&matrix.values, &factor.diagonal);
-        self.solve(matrix, unit, factor, &self.rows(matrix.rows, knowledge), relative)
+        limit: f32,
+    ) -> Solved {
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let unit = unit_step_of_rows(matrix, &factor.diagonal);
+        let mut error = Energy::new(rows, columns, knowledge);
+        let mut zeros = Energy::new(rows, columns, knowledge);
+        let mut has_nan = false;
+        let mut see = |strip: Range<usize>, values: &[f32]| {
+            let mut weights = matrix.read(strip.clone());
+            zeros.add(strip.start, &weights);
+            has_nan |= values.iter().any(|value| value.is_nan());
+            weights.iter_mut().zip(values).for_each(|(w, v)| *w -= v.clamp(-limit, limit));
+            error.add(strip.start, &weights);
+        };
+        let rows = self.rows(rows, knowledge);
+        let (payload, _) = self.solve(matrix, unit, factor, &rows, relative, &mut see);
+        Solved { payload, distortion: error.sum(), distortion_of_zeros: zeros.sum(), has_nan }
     }
 
     /// Sweeps a matrix at a relative step and writes it.
     fn solve(
         &self,
-        matrix: &Matrix,
+        matrix: &dyn RowSource,
         unit: f64,
         factor: &Factor,
         rows: &[i32],
         relative: f64,
+        see: &mut dyn FnMut(Range<usize>, &[f32]),
     ) -> (Vec<u8>, Swept) {
         let ideal: Vec<f64> = factor
             .diagonal
@@ -128,7 +157,7 @@ impl Solver {
             .collect();
         let (base, columns) = quantized_steps(&ideal);
         let steps = steps(base, &columns, rows);
-        let swept = entropy_coded(&matrix.values, matrix.columns, &factor.upper, &steps, self.settings);
+        let swept = entropy_coded_rows(matrix, &factor.upper, &steps, self.settings, see);
         let header = Header {
             trellis: self.settings.trellis,
             base,
@@ -136,7 +165,7 @@ impl Solver {
             rows: rows.to_vec(),
             offsets: swept.offsets.clone(),
         };
-        (write(&header, matrix.rows, &swept.codes), swept)
+        (write(&header, matrix.rows(), &swept.codes), swept)
     }
 
     /// Half octaves per row, or none.
@@ -163,14 +192,20 @@ pub struct Sampled<'a> {
 
 impl<'a> Sampled<'a> {
     /// Picks the rows.
-    pub fn new(solver: &'a Solver, matrix: &Matrix, factor: Arc<Factor>, knowledge: &Knowledge) -> Self {
-        let unit = unit_step(&matrix.values, &factor.diagonal);
-        let rows = solver.rows(matrix.rows, knowledge);
-        let (sample, picked) = sample(matrix);
-        let usage = knowledge.row_usage.as_ref().filter(|usage| usage.len() == matrix.rows);
+    pub fn new(
+        solver: &'a Solver,
+        matrix: &MatrixRows<'_>,
+        factor: Arc<Factor>,
+        knowledge: &Knowledge,
+    ) -> Self {
+        let unit = unit_step_of_rows(matrix, &factor.diagonal);
+        let rows = solver.rows(matrix.rows(), knowledge);
+        let picked = picked_rows(matrix.rows());
+        let sample = matrix.picked(&picked);
+        let usage = knowledge.row_usage.as_ref().filter(|usage| usage.len() == matrix.rows());
         let mut known = knowledge.clone();
         known.row_usage = usage.map(|usage| Arc::new(picked.iter().map(|&row| usage[row]).collect()));
-        let scale = matrix.rows as f64 / sample.rows as f64;
+        let scale = matrix.rows() as f64 / sample.rows as f64;
         Self {
             solver,
             factor,
@@ -189,24 +224,21 @@ impl<'a> Sampled<'a> {
 
     /// Bytes and distortion of the whole array at a relative step.
     pub fn point(&self, relative: f64) -> (f64, f64) {
-        let (payload, swept) = self.solver.solve(&self.sample, self.unit, &self.factor, &self.rows, relative);
+        let mut reconstruction = Vec::with_capacity(self.sample.values.len());
+        let mut see = |_: Range<usize>, values: &[f32]| reconstruction.extend_from_slice(values);
+        let (payload, _) =
+            self.solver.solve(&self.sample, self.unit, &self.factor, &self.rows, relative, &mut see);
         // Steps are paid once, codes per row.
         let side = (6.0 + 0.4 * self.sample.columns as f64 + 16.0).min(payload.len() as f64);
         let bytes = side + (payload.len() as f64 - side) * self.scale;
-        let loss =
-            distortion(&self.sample.values, &swept.reconstruction, self.sample.columns, &self.knowledge);
+        let loss = distortion(&self.sample.values, &reconstruction, self.sample.columns, &self.knowledge);
         // Steps equalise the loss of rows, large and small.
         (bytes, loss * self.scale)
     }
 }
 
-/// Up to [`SAMPLE_ROWS`] rows at equal distances, and their indices.
-fn sample(matrix: &Matrix) -> (Matrix, Vec<usize>) {
-    let rows = matrix.rows.min(SAMPLE_ROWS);
-    let picked: Vec<usize> = (0..rows).map(|index| (2 * index + 1) * matrix.rows / (2 * rows)).collect();
-    let mut values = Vec::with_capacity(rows * matrix.columns);
-    for &row in &picked {
-        values.extend_from_slice(&matrix.values[row * matrix.columns..(row + 1) * matrix.columns]);
-    }
-    (Matrix { rows, columns: matrix.columns, values }, picked)
+/// Up to [`SAMPLE_ROWS`] rows at equal distances.
+fn picked_rows(rows: usize) -> Vec<usize> {
+    let picked = rows.min(SAMPLE_ROWS);
+    (0..picked).map(|index| (2 * index + 1) * rows / (2 * picked)).collect()
 }

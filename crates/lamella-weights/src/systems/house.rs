@@ -15,6 +15,8 @@
 //!    lengths, reconstructed at its cells' centroids, and its error fed into the later columns. Twice: the first
 //!    sweep finds code lengths and centroids.
 //! 4. Codes go through the adaptive coder of [`crate::house::coder`], which stores no tables.
+//! 5. With `execute=int4` or `int8` there are no centroids, and codes beyond the width cost four squared steps more: an
+//!    element is an integer times its steps, and [`crate::house::packed`] multiplies the integers.
 //!
 //! # Shapes
 //! `weight [out_features, in_features]`, any float type; second moment `[in_features, in_features]`.
@@ -46,16 +48,17 @@
 use std::sync::Arc;
 
 use lamella_codec::{
-    Array, ArraySpec, Codec, CodecError, Dtype, Encoded, Knowledge, Point, Rate, Recipe, Refusal,
-    Registration,
+    Array, ArraySpec, Codec, CodecError, CodedLinear, Dtype, Encoded, Knowledge, Point, Rate, Recipe,
+    Refusal, Registration,
 };
-use lamella_quant::sweep::EntropyCoded;
+use lamella_quant::execute::Width;
 use lamella_quant::sweep::trellis::Trellis;
+use lamella_quant::sweep::{EntropyCoded, RowSource};
 
-use crate::distortion::{distortion, weighted_energy};
 use crate::house::form::{GROUPS, read};
+use crate::house::packed::PackedLinear;
 use crate::house::solver::{Sampled, Solver};
-use crate::matrix::{accepts_matrix, damaged, read_matrix, single_layer};
+use crate::matrix::{MatrixRows, accepts_matrix, damaged, single_layer};
 
 /// Relative steps that encoders accept.
 const STEP_RANGE: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
@@ -66,6 +69,7 @@ pub struct House {
     recipe: Recipe,
     bits: f64,
     solver: Solver,
+    execute: Option<Width>,
 }
 
 /// How recipes name it.
@@ -80,24 +84,42 @@ pub fn registration() -> Registration {
             (
                 "trellis",
                 "7",
-                "memory bits of the trellis: 0 (none) or 2 to 8; more is better and slower to encode",
+                "memory bits of the trellis: 0 (none; always with execute=int4) or 2 to 8; more is better and slower",
             ),
             ("passes", "2", "sweeps, 1 to 8; the first ones learn code lengths and centroids"),
             ("usage", "0.5", "how strongly steps of rows follow how seldom they are used, 0 to 1"),
+            (
+                "execute",
+                "none",
+                "none; or int4, int8: codes that run as packed integers, without being expanded",
+            ),
         ],
         build: |recipe| Ok(Arc::new(House::from_recipe(recipe)?)),
     }
 }
 
 impl House {
-    fn from_recipe(recipe: &Recipe) -> Result<Self, CodecError> {
+    pub(crate) fn from_recipe(recipe: &Recipe) -> Result<Self, CodecError> {
         let recipe = recipe.clone().name_positional("bits")?;
-        recipe.reject_unknown(&["bits", "damping", "lambda", "trellis", "passes", "usage"])?;
-        let memory_bits = recipe.integer("trellis", 0..=8u32, 7)?;
-        let trellis = Trellis::new(memory_bits).ok_or_else(|| CodecError::BadRecipe {
-            recipe: recipe.to_string(),
-            message: format!("`trellis` is {memory_bits}; allowed are 0 and 2 to 8"),
-        })?;
+        recipe.reject_unknown(&["bits", "damping", "lambda", "trellis", "passes", "usage", "execute"])?;
+        let execute = match recipe.word("execute", &["none", "int4", "int8"], "none")? {
+            "int4" => Some(Width::Four),
+            "int8" => Some(Width::Eight),
+            _ => None,
+        };
+        let usual = if execute == Some(Width::Four) { 0 } else { 7 };
+        let memory_bits = recipe.integer("trellis", 0..=8u32, usual)?;
+        let trellis = Trellis::new(memory_bits)
+            .filter(|_| execute != Some(Width::Four) || memory_bits == 0)
+            .ok_or_else(|| CodecError::BadRecipe {
+                recipe: recipe.to_string(),
+                message: match execute {
+                    Some(Width::Four) => format!("`trellis` is {memory_bits}; with execute=int4 it is 0"),
+                    _ => format!("`trellis` is {memory_bits}; allowed are 0 and 2 to 8"),
+                },
+            })?;
+        // A trellis counts half steps.
+        let largest = execute.map(|width| width.largest() as u32 >> u32::from(memory_bits > 0));
         Ok(Self {
             bits: recipe.number("bits", 0.1..=16.0, 3.0)?,
             solver: Solver::new(
@@ -107,9 +129,11 @@ impl House {
                     lambda: recipe.number("lambda", 0.0..=1.0, 0.1)? as f32,
                     trellis,
                     passes: recipe.integer("passes", 1..=8u32, 2)?,
-                    offset_groups: GROUPS,
+                    offset_groups: if execute.is_some() { 0 } else { GROUPS },
+                    largest,
                 },
             ),
+            execute,
             recipe,
         })
     }
@@ -150,22 +174,16 @@ impl Codec for House {
     }
 
     fn encode(&self, array: &Array<'_>, knowledge: &Knowledge, rate: Rate) -> Result<Encoded, CodecError> {
-        let matrix = read_matrix(&self.recipe, array)?;
-        let factor = self.solver.factor(&array.spec.name, matrix.columns, knowledge)?;
+        let matrix = MatrixRows::new(&self.recipe, array)?;
+        let factor = self.solver.factor(&array.spec.name, matrix.columns(), knowledge)?;
         let sampled = || Sampled::new(&self.solver, &matrix, Arc::clone(&factor), knowledge);
         let relative = self.relative_step(rate, sampled)?;
-        let (payload, swept) = self.solver.encode(&matrix, &factor, knowledge, relative);
-        let limit = largest(array.spec.dtype);
-        let values: Vec<f32> = swept.reconstruction.iter().map(|value| value.clamp(-limit, limit)).collect();
-        if values.iter().any(|value| value.is_nan()) {
+        let solved = self.solver.encode(&matrix, &factor, knowledge, relative, largest(array.spec.dtype));
+        if solved.has_nan {
             let message = "values this large leave the range of 32-bit floats in the sweep".to_owned();
             return Err(CodecError::Solver { array: array.spec.name.clone(), message });
         }
-        Ok(Encoded::single(
-            payload,
-            distortion(&matrix.values, &values, matrix.columns, knowledge),
-            weighted_energy(&matrix.values, matrix.columns, knowledge),
-        ))
+        Ok(Encoded::single(solved.payload, solved.distortion, solved.distortion_of_zeros))
     }
 
     fn estimate(
@@ -174,8 +192,8 @@ impl Codec for House {
         knowledge: &Knowledge,
         rates: &[Rate],
     ) -> Result<Vec<Point>, CodecError> {
-        let matrix = read_matrix(&self.recipe, array)?;
-        let factor = self.solver.factor(&array.spec.name, matrix.columns, knowledge)?;
+        let matrix = MatrixRows::new(&self.recipe, array)?;
+        let factor = self.solver.factor(&array.spec.name, matrix.columns(), knowledge)?;
         let sampled = Sampled::new(&self.solver, &matrix, factor, knowledge);
         rates
             .iter()
@@ -192,6 +210,18 @@ impl Codec for House {
         let values =
             read(payload, rows, columns, largest(spec.dtype)).map_err(|message| damaged(spec, 0, message))?;
         Ok(Array::from_f32(spec.clone(), &values)?)
+    }
+
+    fn execute(
+        &self,
+        spec: &ArraySpec,
+        layers: &[&[u8]],
+    ) -> Result<Option<Arc<dyn CodedLinear>>, CodecError> {
+        let (Some(width), Some((rows, columns))) = (self.execute, spec.matrix()) else { return Ok(None) };
+        let payload = single_layer(spec, layers)?;
+        let linear =
+            PackedLinear::read(payload, rows, columns, width).map_err(|message| damaged(spec, 0, message))?;
+        Ok(linear.map(|linear| Arc::new(linear) as Arc<dyn CodedLinear>))
     }
 }
 
@@ -217,7 +247,13 @@ mod tests {
 
     #[test]
     fn keeps_the_laws() {
-        for text in ["house(bits=3)", "house(bits=2, trellis=0)", "house(bits=2, trellis=8, passes=1)"] {
+        for text in [
+            "house(bits=3)",
+            "house(bits=2, trellis=0)",
+            "house(bits=2, trellis=8, passes=1)",
+            "house(execute=int4)",
+            "house(execute=int8)",
+        ] {
             check(&house(text), &Cases::default()).unwrap();
         }
     }

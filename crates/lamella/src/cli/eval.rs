@@ -69,7 +69,9 @@ impl Eval {
             .map_err(|error| CliError::usage(format!("`{}` cannot be read: {error}", path.display())))?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let options = self.options(&candidate)?;
-        let evaluation = evaluate(&candidate, reference.as_ref(), &text, &options, &bar)?;
+        let mut evaluation = evaluate(&candidate, reference.as_ref(), &text, &options, &bar)?;
+        evaluation.resident_bytes = Some(candidate.model.network.resident_bytes() as u64);
+        evaluation.tokens_per_second = tokens_per_second(&candidate, &text, options.language.context)?;
         bar.finish();
         if self.common.json {
             print::json(&evaluation);
@@ -104,4 +106,22 @@ impl Eval {
         }
         Ok(options)
     }
+}
+
+/// Speed of one window, logits included: what reading a prompt of that length takes. Encoders have no logits.
+fn tokens_per_second(opened: &Opened, text: &str, context: usize) -> Result<Option<f64>, CliError> {
+    let model = &opened.model;
+    let (Family::Decoder, Some(tokenizer)) = (model.network.family(), &model.tokenizer) else {
+        return Ok(None);
+    };
+    let start: String = text.chars().take(16 * context).collect();
+    let mut window = tokenizer.encode(&start, false)?;
+    window.truncate(context);
+    if window.is_empty() {
+        return Ok(None);
+    }
+    let (n_tokens, started) = (window.len(), std::time::Instant::now());
+    let hidden = model.network.forward(&[window])?;
+    model.network.logits(&hidden, None)?;
+    Ok(Some(n_tokens as f64 / started.elapsed().as_secs_f64().max(1e-9)))
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lamella::file::File;
+use lamella::lm::LmError;
 use lamella::lm::generate::{GenerateOptions, SamplingOptions, StopReason, generate};
 use lamella::weights::evaluate::{EvaluateError, Opened, is_coded};
 use serde::Serialize;
@@ -65,7 +66,15 @@ struct Report<'a> {
     text: &'a str,
     tokens: &'a [u32],
     reason: &'a StopReason,
+    /// Of the whole run after loading.
     seconds: f64,
+    /// Reading the prompt, up to the first token.
+    prompt_tokens_per_second: f64,
+    /// After the first token; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_second: Option<f64>,
+    /// Bytes of the weights in memory.
+    resident_bytes: usize,
 }
 
 impl Run {
@@ -107,6 +116,9 @@ impl Run {
             .ok_or_else(|| EvaluateError::NoTokenizer { name: opened.name.clone() })?;
         let prompt = tokenizer.encode(&self.prompt, true)?;
         if let Some(path) = &self.logits {
+            if prompt.is_empty() {
+                return Err(LmError::EmptyPrompt.into());
+            }
             let hidden = model.network.forward(std::slice::from_ref(&prompt))?;
             let last = prompt.len().saturating_sub(1)..prompt.len();
             write_npy(path, &model.network.logits_range(&hidden, last, None)?)?;
@@ -133,15 +145,29 @@ impl Run {
             print::piece(&self.prompt);
         }
         let started = std::time::Instant::now();
+        let mut first = None;
         let generated = generate(&model.network, Some(tokenizer), &prompt, &options, &mut |_, piece, _| {
+            first.get_or_insert_with(|| started.elapsed().as_secs_f64());
             if is_streaming {
                 print::piece(piece);
             }
             if progress::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         let seconds = started.elapsed().as_secs_f64();
+        let first = first.unwrap_or(seconds);
+        let after = generated.tokens.len().saturating_sub(1);
+        let tokens_per_second = (after > 0).then(|| after as f64 / (seconds - first).max(1e-9));
+        let prompt_tokens_per_second = prompt.len() as f64 / first.max(1e-9);
+        let resident_bytes = model.network.resident_bytes();
         if is_streaming {
             print::piece("\n");
+            let speed = tokens_per_second.map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
+            print::note(&format!(
+                "{} tokens{speed}; prompt {} tokens, {prompt_tokens_per_second:.1} tokens/s; {} of weights in memory",
+                generated.tokens.len(),
+                prompt.len(),
+                print::bytes(resident_bytes as u64),
+            ));
         } else {
             print::json(&Report {
                 schema: 1,
@@ -151,6 +177,9 @@ impl Run {
                 tokens: &generated.tokens,
                 reason: &generated.reason,
                 seconds,
+                prompt_tokens_per_second,
+                tokens_per_second,
+                resident_bytes,
             });
         }
         if progress::is_interrupted() {
@@ -199,6 +228,8 @@ fn write_npy(path: &std::path::Path, values: &[f32]) -> Result<(), CliError> {
     bytes.extend_from_slice(&(header.len() as u16).to_le_bytes());
     bytes.extend_from_slice(header.as_bytes());
     values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
-    std::fs::write(path, bytes).map_err(|error| CliError::usage(format!("`{}`: {error}", path.display())))?;
-    Ok(())
+    let failed = |error| CliError::usage(format!("`{}`: {error}", path.display()));
+    let part = path.with_added_extension("part");
+    std::fs::write(&part, bytes).map_err(failed)?;
+    std::fs::rename(&part, path).map_err(failed)
 }

@@ -27,6 +27,51 @@ fn run_prints_the_same_text_every_time() {
     assert!((1..=40).contains(&generated), "{one}");
 }
 
+/// The numbers of a one-dimensional NumPy file of 32-bit floats.
+fn npy(path: &str) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    assert!(bytes.starts_with(b"\x93NUMPY\x01\x00") && start.is_multiple_of(64));
+    bytes[start..].as_chunks::<4>().0.iter().map(|&number| f32::from_le_bytes(number)).collect()
+}
+
+#[test]
+fn packed_integers_run_like_the_decoded_file() {
+    let directory = scratch();
+    let [original, logits, dense] =
+        ["original.npy", "packed.npy", "dense.npy"].map(|name| at(&directory, name));
+    let prompt = "Once upon a time, there was a little";
+    let asked = |model: &str, logits: &str| {
+        done(&["run", model, prompt, "--max-tokens", "0", "--logits", logits]);
+        npy(logits)
+    };
+    let original = asked(model(), &original);
+    for (execute, bits, resident) in [("int4", "3.6", 0.75), ("int8", "4.5", 1.3)] {
+        let (file, expanded) = (at(&directory, &format!("{execute}.lam")), at(&directory, execute));
+        let recipe = format!("house(execute={execute}, passes=1)");
+        let uniform = ["--allocate", "uniform", "--recipe", &recipe, "--bits", bits, "-o", &file];
+        done(&[&["compress", model()][..], &uniform[..]].concat());
+        done(&["expand", &file, "-o", &expanded]);
+        let (packed, dense) = (asked(&file, &logits), asked(&expanded, &dense));
+        let distance = |left: &[f32], right: &[f32]| -> f32 {
+            let squares: f32 = left.iter().zip(right).map(|(a, b)| (a - b) * (a - b)).sum();
+            (squares / left.len() as f32).sqrt()
+        };
+        let spread = distance(&dense, &vec![dense.iter().sum::<f32>() / dense.len() as f32; dense.len()]);
+        let (rounding, coding) = (distance(&packed, &dense), distance(&dense, &original));
+        println!("{execute}: spread {spread}, coded {coding}, activations rounded {rounding}");
+        assert!(rounding < 0.05 * spread, "{execute}: {rounding} of {spread}");
+        let ran = done(&["run", &file, prompt, "--max-tokens", "20", "--json"]).json();
+        let weights = number(
+            &done(&["eval", &file, "--against", model(), "--tokens", "600", "--json"]).json(),
+            "weights",
+        );
+        let bytes = number(&ran, "resident_bytes");
+        assert!(bytes < resident * weights, "{execute}: {bytes} bytes for {weights} weights");
+        assert!(number(&ran, "tokens_per_second") > 0.0);
+    }
+}
+
 #[test]
 fn plan_says_what_compress_would_do_and_writes_nothing() {
     let directory = scratch();

@@ -1,0 +1,225 @@
+//! Codes of the house recipe as packed integers: a linear that multiplies without being expanded.
+//!
+//! `house(execute=int4)` and `int8` write what the plain recipe writes, with all offsets 0: an element is then an
+//! integer times its column's step times its row's factor. With a trellis the integers count half steps. At load each
+//! column goes from the coder straight into [`Packed`]; codes beyond the width are kept apart, as row, column and what
+//! is missing, and added in floats:
+//!
+//! `y_i = f_i (product_i + sum_k missing_k (s_j x_j))` with `j` the column of `k`, missing codes in the order of columns.
+
+use lamella_codec::CodedLinear;
+use lamella_quant::execute::{Activations, Packed, Width, product};
+use rayon::prelude::*;
+
+use super::form::Reader;
+
+/// Codes outside four bits, over all codes, from which eight bits take less memory.
+const MOST_MISSING: f64 = 1.0 / 24.0;
+/// Rows whose missing codes a task adds.
+const ROWS: usize = 512;
+
+/// A code's part that its width cannot hold, in four bytes.
+#[derive(Debug, Clone, Copy)]
+struct Missing {
+    column: u16,
+    code: i16,
+}
+
+/// A matrix in packed integers.
+#[derive(Debug, Clone)]
+pub struct PackedLinear {
+    packed: Packed,
+    /// One per column, halved where codes count half steps.
+    steps: Vec<f32>,
+    /// One per row, or empty.
+    factors: Vec<f32>,
+    /// First missing code of each row, and their number at the end; empty where nothing is missing.
+    starts: Vec<u32>,
+    missing: Vec<Missing>,
+}
+
+impl PackedLinear {
+    /// Reads a payload into packed integers of `width`, or into eight bits where too many codes need more than four.
+    ///
+    /// `None` where the payload is not one of such integers: it has offsets, more than 65,536 columns, or codes that
+    /// leave over more than 16 bits.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit.
+    pub fn read(payload: &[u8], rows: usize, columns: usize, width: Width) -> Result<Option<Self>, String> {
+        let read = Self::read_as(payload, rows, columns, width)?;
+        let most = (rows as f64 * columns as f64 * MOST_MISSING) as usize;
+        if width == Width::Four && read.as_ref().is_some_and(|read| read.missing.len() > most) {
+            return Self::read_as(payload, rows, columns, Width::Eight);
+        }
+        Ok(read)
+    }
+
+    fn read_as(payload: &[u8], rows: usize, columns: usize, width: Width) -> Result<Option<Self>, String> {
+        let reader = Reader::new(payload, rows, columns)?;
+        let header = &reader.header;
+        let has_offsets = header.offsets.groups.iter().flatten().flatten().any(|&offset| offset != 0);
+        if has_offsets || columns > 1 << 16 {
+            return Ok(None);
+        }
+        if u32::try_from(rows.saturating_mul(columns)).is_err() {
+            return Err(format!("{rows} x {columns} weights are too many to be executed"));
+        }
+        let has_halves = header.trellis.memory_bits() > 0;
+        let unit = if has_halves { 0.5 } else { 1.0 };
+        let steps = header.column_steps().into_iter().map(|step| step * unit).collect();
+        let factors = header.row_factors();
+        let mut packed = Packed::zeros(width, rows, columns);
+        let mut found: Vec<(u32, Missing)> = Vec::new();
+        let mut fits = true;
+        let mut halves = vec![0i32; rows];
+        reader.columns(|column, codes, quantizers| {
+            let codes = if has_halves {
+                for ((half, &code), &quantizer) in halves.iter_mut().zip(codes).zip(quantizers) {
+                    *half = 2 * code - code.signum() * i32::from(quantizer);
+                }
+                &halves
+            } else {
+                codes
+            };
+            packed.set_column(column, codes, |row, code| match i16::try_from(code) {
+                Ok(code) => found.push((row as u32, Missing { column: column as u16, code })),
+                Err(_) => fits = false,
+            });
+        })?;
+        if !fits {
+            return Ok(None);
+        }
+        let mut starts = Vec::new();
+        if !found.is_empty() {
+            // Stable: the columns of a row stay in order.
+            found.sort_by_key(|&(row, _)| row);
+            starts.resize(rows + 1, 0);
+            found.iter().for_each(|&(row, _)| starts[row as usize + 1] += 1);
+            (0..rows).for_each(|row| starts[row + 1] += starts[row]);
+        }
+        let missing = found.into_iter().map(|(_, missing)| missing).collect();
+        Ok(Some(Self { packed, steps, factors, starts, missing }))
+    }
+
+    /// Bits of the packed integers.
+    pub fn width(&self) -> Width {
+        self.packed.width()
+    }
+    /// Codes kept apart.
+    pub fn n_missing(&self) -> usize {
+        self.missing.len()
+    }
+
+    fn missing_of(&self, row: usize) -> &[Missing] {
+        match (self.starts.get(row), self.starts.get(row + 1)) {
+            (Some(&start), Some(&end)) => &self.missing[start as usize..end as usize],
+            _ => &[],
+        }
+    }
+
+    /// Adds missing codes and multiplies by the rows' factors, for some rows from `first` on.
+    fn finish(&self, first: usize, outputs: &mut [f32], inputs: &[f32]) {
+        for (row, output) in outputs.iter_mut().enumerate() {
+            let row = first + row;
+            for &Missing { column, code } in self.missing_of(row) {
+                let column = usize::from(column);
+                *output += f32::from(code) * (self.steps[column] * inputs[column]);
+            }
+            if let Some(&factor) = self.factors.get(row) {
+                *output *= factor;
+            }
+        }
+    }
+}
+
+impl CodedLinear for PackedLinear {
+    fn apply(&self, inputs: &[f32], tokens: usize, outputs: &mut [f32], stride: usize, column: usize) {
+        let (rows, columns) = (self.packed.rows(), self.packed.columns());
+        let inputs = &inputs[..tokens * columns];
+        product(&self.packed, &Activations::new(inputs, &self.steps), outputs, stride, column);
+        if self.missing.is_empty() && self.factors.is_empty() {
+            return;
+        }
+        let each = |(outputs, inputs): (&mut [f32], &[f32])| {
+            self.finish(0, &mut outputs[column..column + rows], inputs);
+        };
+        if tokens == 1 && rows > ROWS && self.missing.len() > 1 << 14 {
+            let chunks = outputs[column..column + rows].par_chunks_mut(ROWS).enumerate();
+            chunks.for_each(|(chunk, outputs)| self.finish(chunk * ROWS, outputs, inputs));
+        } else if tokens <= 4 {
+            outputs.chunks_mut(stride).zip(inputs.chunks_exact(columns)).for_each(each);
+        } else {
+            outputs.par_chunks_mut(stride).zip(inputs.par_chunks_exact(columns)).for_each(each);
+        }
+    }
+
+    fn add_row(&self, index: usize, target: &mut [f32]) {
+        let factor = self.factors.get(index).copied().unwrap_or(1.0);
+        for (column, (value, &step)) in target.iter_mut().zip(&self.steps).enumerate() {
+            *value += self.packed.code(index, column) as f32 * (step * factor);
+        }
+        for &Missing { column, code } in self.missing_of(index) {
+            let column = usize::from(column);
+            target[column] += f32::from(code) * (self.steps[column] * factor);
+        }
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.packed.size_bytes()
+            + size_of_val(&self.steps[..])
+            + size_of_val(&self.factors[..])
+            + size_of_val(&self.starts[..])
+            + size_of_val(&self.missing[..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lamella_codec::{Array, ArraySpec, Codec, Dtype, Knowledge, Rate};
+
+    use crate::systems::house::House;
+
+    fn house(text: &str) -> House {
+        House::from_recipe(&text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn packed_integers_multiply_like_the_decoded_matrix() {
+        let (rows, columns) = (70, 96);
+        let values: Vec<f32> =
+            (0..rows * columns).map(|i| ((i * 2_654_435_761) >> 7 & 1023) as f32 / 300.0 - 1.7).collect();
+        let spec = ArraySpec::new("w", vec![rows, columns], Dtype::F32);
+        let array = Array::from_f32(spec.clone(), &values).unwrap();
+        let usage = Arc::new((0..rows).map(|row| (row % 7) as f64).collect::<Vec<f64>>());
+        let mut knowledge = Knowledge::default();
+        knowledge.row_usage = Some(usage);
+        let inputs: Vec<f32> = (0..2 * columns).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        // 0.05 makes most codes overflow four bits, 0.3 some.
+        for (text, step) in [("int4", 0.3), ("int4", 0.05), ("int8", 0.05), ("int8, trellis=0", 0.05)] {
+            let codec = house(&format!("house(execute={text})"));
+            let encoded = codec.encode(&array, &knowledge, Rate::Step(step)).unwrap();
+            let layers = [&encoded.layers[0].payload[..]];
+            let decoded = codec.decode(&spec, &layers).unwrap().to_f32().unwrap();
+            let linear = codec.execute(&spec, &layers).unwrap().unwrap();
+            let mut outputs = vec![0.0; 2 * rows];
+            linear.apply(&inputs, 2, &mut outputs, rows, 0);
+            for (row, weights) in decoded.chunks_exact(columns).enumerate() {
+                let mut own = vec![0.0; columns];
+                linear.add_row(row, &mut own);
+                assert!(own.iter().zip(weights).all(|(a, b)| (a - b).abs() <= 1e-6), "{text}, row {row}");
+                for token in 0..2 {
+                    let inputs = &inputs[token * columns..][..columns];
+                    let exact: f32 = weights.iter().zip(inputs).map(|(w, x)| w * x).sum();
+                    let found = outputs[token * rows + row];
+                    assert!((found - exact).abs() < 0.2, "{text} {step}: {found} instead of {exact}");
+                }
+            }
+            assert!(house("house").execute(&spec, &layers).unwrap().is_none());
+        }
+        let error = House::from_recipe(&"house(execute=int4, trellis=7)".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("with execute=int4 it is 0"), "{error}");
+    }
+}
