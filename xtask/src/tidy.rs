@@ -216,7 +216,7 @@ fn registered(root: &Path) -> Vec<String> {
         let (folder, file) = path.rsplit_once('/')?;
         let module = file.strip_suffix(".rs")?;
         let list = crate::read(&root.join(format!("{folder}.rs"))).unwrap_or_default();
-        let is_listed = list.lines().any(|line| line.trim_start_matches("pub ") == format!("mod {module};"));
+        let is_listed = list.lines().any(|line| line.ends_with(&format!("mod {module};")));
         (!is_listed).then(|| format!("{path}: no `mod {module};` in {folder}.rs"))
     };
     system_files(root).into_iter().filter_map(missing).collect()

@@ -165,8 +165,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let bytes = SparseRows::from_entries(2, vec![(1, 4, 1.0)]).encode(5).unwrap();
-        assert!(SparseRows::decode(&bytes, 2, 4).unwrap_err().contains("column 4"));
+        // Columns of 5 and of 6 have the same width, so that only the number itself is out of range.
+        let bytes = SparseRows::from_entries(2, vec![(1, 5, 1.0)]).encode(6).unwrap();
+        assert!(SparseRows::decode(&bytes, 2, 5).unwrap_err().contains("column 5"));
         assert!(SparseRows::decode(&[17, 0, 0], 1, 4).unwrap_err().contains("17 bits"));
         assert!(SparseRows::decode(&[3, 7], 1, 4).unwrap_err().contains("7 entries"));
     }

@@ -7,8 +7,8 @@
 //!
 //! # How
 //! On the unit-diagonal form `R` of the damped moment, in turn until settled (a fixed number of rounds): eigenvectors
-//! of `Psi^-1/2 R Psi^-1/2` by one step of subspace iteration, `M_k = v_k sqrt(theta_k - 1)`, and
-//! `Psi = 1 - diag(Psi^1/2 M M^T Psi^1/2)`. One product `dimension^2 * rank` a round.
+//! of `Psi^-1/2 R Psi^-1/2` by a step of subspace iteration and one of Rayleigh and Ritz, `M_k = v_k sqrt(theta_k - 1)`, and
+//! `Psi = 1 - diag(Psi^1/2 M M^T Psi^1/2)`. Two products `dimension^2 * rank` a round.
 //!
 //! The loadings `M` are in units of each feature's own noise: rounding all of them to one step is then right, and
 //! `I + M M^T` is positive definite whatever their values. [`Recursion`] turns them into the Cholesky factor's action
@@ -23,15 +23,20 @@ mod recursion;
 pub use recursion::{LANES, Recursion};
 
 use crate::matrix::{Layout, multiply_add};
-use crate::{FactorError, SecondMoment};
+use crate::{FactorError, InverseFactor, SecondMoment};
 use eigen::{orthonormalize, symmetric_eigen};
 
 /// Rounds of eigenvectors and own variances.
 const ROUNDS: usize = 24;
+/// Steps of subspace iteration before own variances are first touched.
+const FIRST_STEPS: usize = 8;
 /// Directions carried along beside those asked for: they make the iteration settle.
 const SPARE: usize = 8;
 /// Smallest share of a feature's variance that is taken for its own.
 const OWN_SHARE: f64 = 1.0 / 512.0;
+
+/// Damping of the inverse that own variances start from: it exists also where no damping is asked for.
+const LEAST_DAMPING: f64 = 1e-6;
 
 /// `H ~ T (I + M M^T) T` with the exact diagonal of `H`.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,12 +70,18 @@ impl DiagonalPlusLowRank {
         let mut model = Self { dimension, diagonal, loadings: Vec::new() };
         let rank = rank.min(dimension / 4);
         if rank > 0 {
-            model.solve(moment, inverse_tokens, rank);
+            model.solve(moment, inverse_tokens, damping, rank)?;
         }
         Ok(model)
     }
 
-    fn solve(&mut self, moment: &SecondMoment, inverse_tokens: f64, rank: usize) {
+    fn solve(
+        &mut self,
+        moment: &SecondMoment,
+        inverse_tokens: f64,
+        damping: f64,
+        rank: usize,
+    ) -> Result<(), FactorError> {
         let n = self.dimension;
         let width = (rank + SPARE).min(n);
         let roots: Vec<f64> = self.diagonal.iter().map(|value| 1.0 / value.sqrt()).collect();
@@ -81,23 +92,19 @@ impl DiagonalPlusLowRank {
             }
             row[i] = 1.0;
         }
-        let mut own = vec![0.5f64; n];
+        let mut own = upper_bounds(moment, damping, &self.diagonal)?;
         // Directions as rows, `[width, n]`.
         let mut directions = start(width, n);
         orthonormalize(&mut directions, n);
         let mut kept = rank;
         for round in 0..ROUNDS {
-            let whitened: Vec<f32> = directions
-                .chunks_exact(n)
-                .flat_map(|row| row.iter().zip(&own).map(|(&v, &psi)| (v / psi.sqrt()) as f32))
-                .collect();
-            let mut product = vec![0.0f32; width * n];
-            let (shape, square) = (Layout::row_major(width, n), Layout::row_major(n, n));
-            multiply_add(&mut product, shape, 0.0, &whitened, shape, &unit, square, 1.0);
-            let image: Vec<f64> = product
-                .chunks_exact(n)
-                .flat_map(|row| row.iter().zip(&own).map(|(&v, &psi)| f64::from(v) / psi.sqrt()))
-                .collect();
+            // Own variances have changed: eigenvectors of the old whitening would be believed where they are no longer
+            // any, and a feature's own variance, once lost, does not come back.
+            for _ in 0..if round == 0 { FIRST_STEPS } else { 1 } {
+                directions = image(&unit, &own, &directions);
+                orthonormalize(&mut directions, n);
+            }
+            let image = image(&unit, &own, &directions);
             let inner: Vec<f64> = (0..width * width)
                 .map(|at| {
                     let (a, b) = (at / width * n, at % width * n);
@@ -122,6 +129,7 @@ impl DiagonalPlusLowRank {
             }
         }
         self.loadings.truncate(kept * n);
+        Ok(())
     }
 
     /// Features.
@@ -176,6 +184,36 @@ impl DiagonalPlusLowRank {
     }
 }
 
+/// `Psi^-1/2 R Psi^-1/2` applied to each direction, `[directions, n]`.
+fn image(unit: &[f32], own: &[f64], directions: &[f64]) -> Vec<f64> {
+    let n = own.len();
+    let scaled = |row: &mut dyn Iterator<Item = f64>| -> Vec<f64> {
+        row.zip(own).map(|(value, psi)| value / psi.sqrt()).collect()
+    };
+    let whitened: Vec<f32> = directions
+        .chunks_exact(n)
+        .flat_map(|row| scaled(&mut row.iter().copied()))
+        .map(|value| value as f32)
+        .collect();
+    let mut product = vec![0.0f32; whitened.len()];
+    let (shape, square) = (Layout::row_major(whitened.len() / n, n), Layout::row_major(n, n));
+    multiply_add(&mut product, shape, 0.0, &whitened, shape, unit, square, 1.0);
+    product.chunks_exact(n).flat_map(|row| scaled(&mut row.iter().map(|&value| f64::from(value)))).collect()
+}
+
+/// The share of each feature's variance that the other features do not predict, `1 / (R_jj R^-1_jj)`: no model leaves
+/// a feature more of its own. Starting from above keeps directions from settling on single features.
+fn upper_bounds(moment: &SecondMoment, damping: f64, diagonal: &[f64]) -> Result<Vec<f64>, FactorError> {
+    let n = diagonal.len();
+    let factor = InverseFactor::new(moment, damping.max(LEAST_DAMPING))?;
+    let mut inverse_diagonal = vec![0.0f64; n];
+    for row in factor.upper().chunks_exact(n) {
+        inverse_diagonal.iter_mut().zip(row).for_each(|(sum, &u)| *sum += f64::from(u).powi(2));
+    }
+    let bounds = inverse_diagonal.iter().zip(diagonal);
+    Ok(bounds.map(|(&inverse, &variance)| (1.0 / (inverse * variance)).clamp(OWN_SHARE, 1.0)).collect())
+}
+
 fn dot(left: &[f64], right: &[f64]) -> f64 {
     left.iter().zip(right).map(|(a, b)| a * b).sum()
 }
@@ -205,7 +243,6 @@ fn start(width: usize, n: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::InverseFactor;
 
     /// A moment that is diagonal plus `rank` directions exactly.
     pub(super) fn structured(n: usize, rank: usize) -> SecondMoment {

@@ -1,6 +1,7 @@
 //! SpQR's stored form: codes on grids whose scales and zeros are codes themselves, and sparse rows.
 //!
 //! ```text
+//! [4 bytes]                  the shape, mixed: a payload of another matrix is refused
 //! scale_bits < 16, per tile of 16 rows x one group of columns, bands of rows outermost:
 //!   [4 x 2 bytes]            step and minimum of the scales, step and minimum of the zeros (16-bit floats)
 //! then [scale_bits per row and group] scale codes, and the same for zeros, row-major, each padded to a byte
@@ -117,6 +118,10 @@ impl SpqrForm {
     fn per_row(&self) -> usize {
         groups_per_row(self.columns, self.group_size)
     }
+    /// Padding hides small differences of shape; this does not.
+    fn shape_mark(&self) -> u32 {
+        (self.rows as u32).wrapping_mul(0x9e37_79b1) ^ self.columns as u32
+    }
     fn order_width(&self) -> u32 {
         (usize::BITS - self.columns.saturating_sub(1).leading_zeros()).max(1)
     }
@@ -140,7 +145,7 @@ impl SpqrForm {
     ) -> Result<Vec<u8>, String> {
         let (per_row, too_wide) = (self.per_row(), "spans more than 16-bit scales and zeros can hold");
         let packed = |values: &[u16], bits: u32| pack(values, bits).map_err(|error| error.to_string());
-        let mut payload = Vec::new();
+        let mut payload = self.shape_mark().to_le_bytes().to_vec();
         let mut number = |value: f32| payload.extend_from_slice(&f16::from_f32(value).to_le_bytes());
         if self.scale_bits == PLAIN_SCALES {
             if let Some(index) = groups.iter().position(|group| !group.is_finite()) {
@@ -189,6 +194,9 @@ impl SpqrForm {
                 self.columns,
                 bytes.len()
             ));
+        }
+        if take(bytes, 4, "the shape")? != self.shape_mark().to_le_bytes() {
+            return Err(format!("it holds no matrix of {} x {}", self.rows, self.columns));
         }
         let n_groups = self.rows * self.per_row();
         let groups = if self.scale_bits == PLAIN_SCALES {

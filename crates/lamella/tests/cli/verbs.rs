@@ -179,7 +179,8 @@ fn the_catalogue_has_every_system_and_claims_have_one_shape() {
     assert!(["exact", "gptq", "house", "rtn"].iter().all(|name| codecs.contains(name)), "{codecs:?}");
     assert_eq!(done(&["systems"]).out.lines().filter(|line| line.starts_with('S')).count(), 169);
     let weights = done(&["systems", "--wing", "weights", "--json"]).json();
-    assert_eq!(weights["systems"].as_array().unwrap().len(), 44);
+    // 44 of the index, and S153, whose allocator for gradients the weight wing measures.
+    assert_eq!(weights["systems"].as_array().unwrap().len(), 45);
     let planned = systems.iter().find(|system| system["state"] == "planned").unwrap();
     refused(&["reproduce", planned["id"].as_str().unwrap()], &["is planned, not built", "hint: "]);
 
