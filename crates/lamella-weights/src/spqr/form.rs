@@ -292,9 +292,9 @@ mod tests {
     #[test]
     fn two_levels_by_hand() {
         let (_, payload, matrix) = small();
-        // 2 tiles of 8 bytes, 2 x 4 codes of 3 bits, 3 columns of 2 bits, 6 codes of 2 bits, then
+        // The shape, 2 tiles of 8 bytes, 2 x 4 codes of 3 bits, 3 columns of 2 bits, 6 codes of 2 bits, then
         // width, 2 counts of 1 bit, 1 column of 2 bits, 1 value.
-        assert_eq!(payload.len(), 16 + 2 * 2 + 1 + 2 + 1 + 1 + 1 + 2);
+        assert_eq!(payload.len(), 4 + 16 + 2 * 2 + 1 + 2 + 1 + 1 + 1 + 2);
         // Row 0: scale 1, zero 0 | scale 2, zero 1: codes 0 1 | 2. Row 1: scale 8, zero 1.75 | 2, 1: codes 3 0 | 1.
         assert_eq!(matrix.expand(), [1.0, 2.0, 0.0, -14.0, 0.5, 10.0]);
     }
@@ -305,7 +305,7 @@ mod tests {
         assert!(SpqrForm { rows: 3, ..form }.decode(&payload).is_err());
         assert!(SpqrForm { rows: usize::MAX, ..form }.decode(&payload).unwrap_err().contains("do not fit"));
         let mut doubled = payload;
-        doubled[20] = 0;
+        doubled[24] = 0;
         assert!(form.decode(&doubled).unwrap_err().contains("twice"));
         let wide = [Tile::quantize(&[1e9, 0.0], &[0.0; 2], 3), Tile::quantize(&[1.0; 2], &[0.0; 2], 3)];
         let none = SparseRows::from_entries(2, Vec::new());

@@ -310,8 +310,8 @@ mod tests {
         let gptq = "gptq(bits=3, group_size=16, groups=dynamic, order=activation)";
         let (other, other_bytes, _) = decoded(gptq, &array, &knowledge);
         assert_eq!(own, other);
-        // 48 columns in 6 bits instead of 16, and one byte that says that there is no outlier.
-        assert_eq!(own_bytes, other_bytes - 48 * 2 + 36 + 1);
+        // 48 columns in 6 bits instead of 16, the shape, and one byte that says that there is no outlier.
+        assert_eq!(own_bytes, other_bytes - 48 * 2 + 36 + 4 + 1);
     }
 
     #[test]
@@ -320,8 +320,8 @@ mod tests {
         let (dense, small, coarse) = decoded("spqr(threshold=1000000)", &array, &knowledge);
         let (values, large, fine) = decoded("spqr", &array, &knowledge);
         let original = array.to_f32().unwrap();
-        // 3 + 6/16 bits a weight, 8 bytes a tile, 6 bits a column, one byte.
-        assert_eq!(small, 64 * 48 * 3 / 8 + 64 * 3 * 6 / 8 + 4 * 3 * 8 + 36 + 1);
+        // The shape, 3 + 6/16 bits a weight, 8 bytes a tile, 6 bits a column, one byte.
+        assert_eq!(small, 4 + 64 * 48 * 3 / 8 + 64 * 3 * 6 / 8 + 4 * 3 * 8 + 36 + 1);
         assert!(large > small && fine < coarse, "{fine} {coarse}");
         let far =
             |values: &[f32]| values.iter().zip(&original).map(|(v, w)| (v - w).abs()).fold(0.0, f32::max);
