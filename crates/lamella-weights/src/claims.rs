@@ -15,6 +15,7 @@
 //! not there).
 
 mod shown;
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::distortion::{distortion, weighted_energy};
 use crate::evaluate::Opened;
 
 pub use shown::{Shown, exceptions, worst};
+pub use source::Replaced;
 
 /// What a claim fails with.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -13,6 +13,7 @@
 //! runtime wants plain groups, `rtn` where there is no text to calibrate on and no time, `exact` for what must not
 //! change.
 
+pub mod bitstack;
 pub mod claims;
 pub mod compress;
 pub mod compressed_tensors;

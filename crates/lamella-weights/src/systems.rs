@@ -1,5 +1,6 @@
 //! The wing's list: one line a codec or system.
 
+mod bitstack;
 mod evopress;
 mod exact;
 mod gptq;
@@ -10,6 +11,7 @@ mod progressive;
 mod rtn;
 mod spqr;
 
+pub(crate) use bitstack::system as bitstack;
 pub use exact::Exact;
 use lamella_codec::{Registration, System};
 
@@ -22,10 +24,11 @@ pub fn codecs() -> Vec<Registration> {
         house::registration(),
         spqr::registration(),
         progressive::registration(),
+        bitstack::registration(),
     ]
 }
 
 /// Every built system of this wing.
 pub fn systems() -> Vec<System> {
-    vec![hawq::system(), evopress::system(), spqr::system(), lgreco::system()]
+    vec![hawq::system(), evopress::system(), spqr::system(), lgreco::system(), bitstack::system()]
 }

@@ -29,6 +29,7 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
             "spqr(bits=2, scale_bits=16, group_size=5)",
         ],
         "progressive" => &["progressive", "progressive(bits=3, base=3, rank=4, threshold=0.5)"],
+        "bitstack" => &["bitstack", "bitstack(blocks=3, rank=2)"],
         _ => return None,
     })
 }
