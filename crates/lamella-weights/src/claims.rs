@@ -16,6 +16,7 @@
 
 mod shown;
 mod source;
+pub mod timing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

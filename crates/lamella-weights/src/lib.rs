@@ -6,6 +6,8 @@
 //! * [`lossless`]: every bit kept: what `exact` writes, deltas to a base model, whole files byte for byte.
 //! * [`gguf`]: models as llama.cpp reads them, quantised into its block types.
 //! * [`compressed_tensors`]: checkpoints that vLLM and transformers load, quantised by the same solvers.
+//! * [`claims`]: what the claims of published systems are measured with: files, seeds, `gptq` at its best.
+//! * [`spqr`], [`elutq`], [`decoupleq`]: forms, solvers and coded products of those systems; [`sparse`]: kept weights.
 //! * [`distortion`]: the loss that every codec here reports and every allocator spends by.
 //!
 //! # Which recipe should I use?
@@ -17,7 +19,9 @@ pub mod bitstack;
 pub mod claims;
 pub mod compress;
 pub mod compressed_tensors;
+pub mod decoupleq;
 pub mod distortion;
+pub mod elutq;
 pub mod evaluate;
 pub mod expand;
 #[cfg(any(test, feature = "fuzzing"))]

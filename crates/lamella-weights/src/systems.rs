@@ -1,6 +1,8 @@
 //! The wing's list: one line a codec or system.
 
 mod bitstack;
+mod decoupleq;
+mod elutq;
 mod evopress;
 mod exact;
 mod gptq;
@@ -25,10 +27,20 @@ pub fn codecs() -> Vec<Registration> {
         spqr::registration(),
         progressive::registration(),
         bitstack::registration(),
+        elutq::registration(),
+        decoupleq::registration(),
     ]
 }
 
 /// Every built system of this wing.
 pub fn systems() -> Vec<System> {
-    vec![hawq::system(), evopress::system(), spqr::system(), lgreco::system(), bitstack::system()]
+    vec![
+        hawq::system(),
+        evopress::system(),
+        spqr::system(),
+        elutq::system(),
+        decoupleq::system(),
+        bitstack::system(),
+        lgreco::system(),
+    ]
 }

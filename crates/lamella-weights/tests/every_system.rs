@@ -23,6 +23,12 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
             "gptq(bits=2, group_size=32, zero=integer, order=activation)",
         ],
         "house" => &["house(bits=3)", "house(bits=2, trellis=0, passes=1)"],
+        "elutq" => &[
+            "elutq",
+            "elutq(bits=3, group_size=16, fit=gradient)",
+            "elutq(bits=1, group_size=8, repick=false)",
+        ],
+        "decoupleq" => &["decoupleq", "decoupleq(bits=3, group_size=16, shrinks=20)"],
         "spqr" => &[
             "spqr",
             "spqr(bits=4, threshold=0.05, order=natural)",

@@ -99,6 +99,17 @@ fn grid(scale: f32, zero: f32) -> Group {
     Group::with_minimum(scale, -(scale * zero))
 }
 
+/// Second-level grids and codes as they are stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SecondLevel {
+    /// Step and minimum of the scales, then of the zeros, of each tile: `[n_tiles, 4]`.
+    pub levels: Vec<f32>,
+    /// Codes of the scales, `[rows, groups_per_row]`.
+    pub scales: Vec<u16>,
+    /// Codes of the zeros.
+    pub zeros: Vec<u16>,
+}
+
 /// A matrix as it is stored, ready to be expanded or multiplied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpqrMatrix {
@@ -106,6 +117,8 @@ pub struct SpqrMatrix {
     pub form: SpqrForm,
     /// Grids, `[rows, groups_per_row]`.
     pub groups: Vec<Group>,
+    /// What the grids come from; `None` with plain scales.
+    pub second: Option<SecondLevel>,
     /// Original column at each position of the sweep.
     pub order: Vec<u32>,
     /// Codes, `[rows, columns]` in the order of the sweep.
@@ -199,10 +212,11 @@ impl SpqrForm {
             return Err(format!("it holds no matrix of {} x {}", self.rows, self.columns));
         }
         let n_groups = self.rows * self.per_row();
-        let groups = if self.scale_bits == PLAIN_SCALES {
+        let (groups, second) = if self.scale_bits == PLAIN_SCALES {
             let scales = read_f16(take(bytes, 2 * n_groups, "scales")?, "scales")?;
             let minima = read_f16(take(bytes, 2 * n_groups, "minima")?, "minima")?;
-            scales.iter().zip(minima).map(|(&scale, minimum)| Group::with_minimum(scale, minimum)).collect()
+            let pairs = scales.iter().zip(minima);
+            (pairs.map(|(&scale, minimum)| Group::with_minimum(scale, minimum)).collect(), None)
         } else {
             let levels =
                 read_f16(take(bytes, 8 * self.n_tiles(), "second-level grids")?, "second-level grids")?;
@@ -211,7 +225,7 @@ impl SpqrForm {
                 unpack(packed, self.scale_bits, n_groups).map_err(|error| error.to_string())
             };
             let (scales, zeros) = (codes()?, codes()?);
-            self.second_level(&levels, &scales, &zeros)
+            (self.second_level(&levels, &scales, &zeros), Some(SecondLevel { levels, scales, zeros }))
         };
         let width = self.order_width();
         let order = take(bytes, packed_bytes(self.columns, width), "the order of columns")?;
@@ -222,7 +236,7 @@ impl SpqrForm {
         let codes = unpack(codes, self.bits, n_weights).map_err(|error| error.to_string())?;
         let outliers = SparseRows::decode(bytes, self.rows, self.columns)?;
         let codes = codes.into_iter().map(|code| code as u8).collect();
-        Ok(SpqrMatrix { form: self, groups, order, codes, outliers })
+        Ok(SpqrMatrix { form: self, groups, second, order, codes, outliers })
     }
 
     fn second_level(&self, levels: &[f32], scales: &[u16], zeros: &[u16]) -> Vec<Group> {

@@ -1,5 +1,7 @@
-//! What SpQR stores ([`form`]) and how it finds it ([`solver`]); the system itself is
+//! What SpQR stores ([`form`]) how it finds it ([`solver`]) and multiplies it ([`product`]); the system itself is
 //! `systems/spqr.rs`.
 
 pub mod form;
+pub mod kernel;
+pub mod product;
 pub mod solver;

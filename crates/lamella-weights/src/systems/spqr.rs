@@ -48,17 +48,19 @@
 use std::sync::Arc;
 
 use lamella_codec::{
-    Array, ArraySpec, Claim, ClaimContext, Codec, CodecError, Encoded, Knowledge, Rate, Recipe, Refusal,
-    Registration, System, Wing,
+    Array, ArraySpec, Catalogue, Claim, ClaimContext, ClaimSize, Codec, CodecError, Dtype, Encoded,
+    Knowledge, Rate, Recipe, Refusal, Registration, System, Wing,
 };
 use lamella_quant::gptq::{Direction, Order, reorder};
 
+use crate::claims::timing::{dense_product, median, numbers};
 use crate::claims::{ClaimBench, Error, SEEDS, Shown, exceptions, worst};
 use crate::distortion::{distortion, weighted_energy};
 use crate::inputs::factored;
 use crate::matrix::{accepts_matrix, clamp, clamped_array, damaged, out_of_range, read_matrix, single_layer};
 use crate::sparse::MAX_COLUMNS;
 use crate::spqr::form::SpqrForm;
+use crate::spqr::product::PackedSpqr;
 use crate::spqr::solver::{Solved, Thresholds, mean_variance, solve};
 
 const CLAIM: &str = "error on every linear below the best gptq's in a file no smaller; 4 bits within 1 % of the original's perplexity";
@@ -217,6 +219,35 @@ impl Codec for Spqr {
     }
 }
 
+/// A product with one vector from the coded form beside `f32`, on one thread.
+fn timing(size: usize, catalogue: &Catalogue) -> Result<String, Error> {
+    let mut next = numbers();
+    let mut number = || (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+    let input: Vec<f32> = (0..size).map(|_| number()).collect();
+    // Cubes have the tails that make outliers.
+    let weights: Vec<f32> = (0..size * size).map(|_| number().powi(3)).collect();
+    let array = Array::from_f32(ArraySpec::new("w", vec![size, size], Dtype::F32), &weights)?;
+    let recipe = "spqr(leave_one_out=false, threshold=1)";
+    let encoded = catalogue.codec(&recipe.parse()?)?.encode(&array, &Knowledge::default(), Rate::Recipe)?;
+    let form = SpqrForm { rows: size, columns: size, bits: 3, group_size: 16, scale_bits: 3 };
+    let matrix = form.decode(&encoded.layers[0].payload)?;
+    let packed = PackedSpqr::new(&matrix).ok_or("this form has no coded product")?;
+    let (mut coded, mut expanded) = (vec![0.0; size], vec![0.0; size]);
+    let coded_time = median(9, || packed.multiply(&input, &mut coded));
+    let dense = matrix.expand();
+    let dense_time = median(9, || dense_product(&dense, &input, &mut expanded));
+    let norm = |values: &[f32]| values.iter().map(|&y| f64::from(y).powi(2)).sum::<f64>().sqrt();
+    let apart: Vec<f32> = coded.iter().zip(&expanded).map(|(a, b)| a - b).collect();
+    Ok(format!(
+        "{size} x {size}, one vector, one thread: coded {coded_time:.2} ms ({:.2} bits in memory, {:.2} in the file), \
+         f32 {dense_time:.2} ms ({:.2} times); off by {:.1e}",
+        packed.resident_bytes() as f64 * 8.0 / (size * size) as f64,
+        encoded.size_bytes() as f64 * 8.0 / (size * size) as f64,
+        dense_time / coded_time,
+        norm(&apart) / norm(&expanded),
+    ))
+}
+
 /// Runs the system and its baselines. The claim's test and `lamella reproduce S056` call this.
 fn measure(context: &ClaimContext) -> Result<Claim, Error> {
     let (bench, mut shown) = (ClaimBench::new(context)?, Shown::default());
@@ -271,6 +302,8 @@ fn measure(context: &ClaimContext) -> Result<Claim, Error> {
         most < 1.0,
         &format!("(2) perplexity at {:.2} bits over the original's, percent: {text}", fine[0].1),
     );
+    let size = if context.size == ClaimSize::Full { 4096 } else { 1024 };
+    shown.note(&timing(size, &context.catalogue)?);
     Ok(shown.claim(&system(), "KL divergence, nats per token", ("best of six gptq", headline.1), headline.0))
 }
 
@@ -278,7 +311,6 @@ fn measure(context: &ClaimContext) -> Result<Claim, Error> {
 mod tests {
     use super::*;
     use crate::claims::quick_context;
-    use lamella_codec::{Catalogue, Dtype};
     use lamella_math::SecondMoment;
 
     /// Weights with a few large ones, and correlated inputs.
