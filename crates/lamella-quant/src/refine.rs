@@ -37,7 +37,7 @@ pub type GroupOffsets = [i8; OFFSET_MAGNITUDES];
 #[inline]
 pub fn code_of(position: f32, threshold: f32) -> i32 {
     let beyond = position.abs() - threshold;
-    if !(beyond >= 0.0) {
+    if beyond.is_nan() || beyond < 0.0 {
         return 0;
     }
     let magnitude = (beyond + 1.0).min(MAX_MAGNITUDE) as i32;

@@ -88,6 +88,10 @@ pub(super) fn product_with(
     let shared = Shared(outputs.as_mut_ptr());
     let store = |token: usize, tile: usize, sums: &[f32; TILE]| {
         let n = TILE.min(packed.rows - tile * TILE);
+        #[allow(
+            clippy::redundant_locals,
+            reason = "captures the whole of it: the pointer alone is not shared"
+        )]
         let shared = shared;
         // SAFETY: inside `outputs` by the assertions above; no other tile or token writes these elements.
         unsafe {
