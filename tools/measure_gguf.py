@@ -39,6 +39,26 @@ def tensor_bits(path):
     return 8 * sum(int(t.n_bytes) for t in tensors) / sum(int(t.n_elements) for t in tensors)
 
 
+def write(path, rows):
+    lines = ["# GGUF: our files against llama.cpp's own quantiser", "",
+             f"Written by `python3 tools/measure_gguf.py` on {datetime.date.today()}, {processor()}.", "",
+             f"wiki5m (5.2 M weights). Both calibrate on the first {TOKENS} tokens of the WikiText-2 valid slice in windows of "
+             f"{CONTEXT}: llama.cpp takes its importance matrix (`llama-imatrix --process-output`), `lamella compress --to gguf --size` its "
+             "statistics and sensitivities. Ours is asked for the size of llama.cpp's file in bytes. KL divergence to the original in nats "
+             "per token on a WikiText-2 test slice, windows of 256 every 128, by `lamella eval` of the written file, with "
+             "its 95 % interval. Bits count tensors alone.", "",
+             "| llama.cpp's mix | its bytes | bits | KL | our bytes | bits | KL | ratio |", "|---|---|---|---|---|---|---|---|"]
+    for mix, size, bits, left, own_size, own_bits, right in rows:
+        def kl(judged):
+            interval = judged.get("kl_interval")
+            return f"{judged['kl']:.5f}" + (f" ({interval['low']:.5f} to {interval['high']:.5f})" if isinstance(interval, dict) else "")
+        lines.append(f"| {mix} | {size} | {bits:.3f} | {kl(left)} | {own_size} | {own_bits:.3f} | {kl(right)} | {right['kl'] / left['kl']:.2f} |")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as out:
+        out.write("\n".join(lines) + "\n")
+
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", default="target/release/lamella")
@@ -76,22 +96,8 @@ def main():
             rows.append((mix, size, tensor_bits(theirs), left, os.path.getsize(ours), tensor_bits(ours), right))
             print(mix, f"{tensor_bits(theirs):.3f} bits", f"{left['kl']:.5f}", f"{right['kl']:.5f}", f"{right['kl'] / left['kl']:.3f}", flush=True)
             os.remove(ours)
-    lines = ["# GGUF: our files against llama.cpp's own quantiser", "",
-             f"Written by `python3 tools/measure_gguf.py` on {datetime.date.today()}, {processor()}.", "",
-             f"wiki5m (5.2 M weights). Both calibrate on the first {TOKENS} tokens of the WikiText-2 valid slice in windows of "
-             f"{CONTEXT}: llama.cpp takes its importance matrix (`llama-imatrix --process-output`), `lamella compress --to gguf --size` its "
-             "statistics and sensitivities. Ours is asked for the size of llama.cpp's file in bytes. KL divergence to the original in nats "
-             "per token on a WikiText-2 test slice, windows of 256 every 128, by `lamella eval` of the written file, with "
-             "its 95 % interval. Bits count tensors alone.", "",
-             "| llama.cpp's mix | its bytes | bits | KL | our bytes | bits | KL | ratio |", "|---|---|---|---|---|---|---|---|"]
-    for mix, size, bits, left, own_size, own_bits, right in rows:
-        def kl(judged):
-            interval = judged.get("kl_interval")
-            return f"{judged['kl']:.5f}" + (f" ({interval['low']:.5f} to {interval['high']:.5f})" if isinstance(interval, dict) else "")
-        lines.append(f"| {mix} | {size} | {bits:.3f} | {kl(left)} | {own_size} | {own_bits:.3f} | {kl(right)} | {right['kl'] / left['kl']:.2f} |")
-    os.makedirs(os.path.dirname(options.out), exist_ok=True)
-    with open(options.out, "w", encoding="utf-8") as out:
-        out.write("\n".join(lines) + "\n")
+            # After each row: a run that is stopped leaves the rows it has.
+            write(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ use faer::{MatRef, Side};
 /// definite or a shape does not fit.
 ///
 /// ```
-/// assert_eq!(lamella_math::solve_positive(&[4.0, 0.0, 0.0, 2.0], 2, &[8.0, 1.0], 1), Some(vec![2.0, 0.5]));
+/// let solved = lamella_math::solve_positive(&[4.0, 0.0, 0.0, 2.0], 2, &[8.0, 1.0], 1).expect("positive definite");
+/// assert!((solved[0] - 2.0).abs() < 1e-12 && (solved[1] - 0.5).abs() < 1e-12);
 /// ```
 pub fn solve_positive(matrix: &[f64], n: usize, right: &[f64], columns: usize) -> Option<Vec<f64>> {
     if n.checked_mul(n)? != matrix.len() || n.checked_mul(columns)? != right.len() {

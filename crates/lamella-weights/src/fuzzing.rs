@@ -49,7 +49,7 @@ fn codec(text: &str) -> Arc<dyn Codec> {
 }
 
 /// A matrix's spec from the first five bytes: type, rows, columns.
-fn spec<'a>(data: &mut &'a [u8]) -> Option<ArraySpec> {
+fn spec(data: &mut &[u8]) -> Option<ArraySpec> {
     let (head, rest) = data.split_at_checked(5)?;
     *data = rest;
     let dtype = DTYPES[usize::from(head[0]) % DTYPES.len()];

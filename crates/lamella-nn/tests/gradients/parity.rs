@@ -47,7 +47,7 @@ fn decoders_agree_with_the_runtime() {
     ] {
         let (directory, network) = open(name);
         let tokens = tokens(&network);
-        let hidden = network.forward(&[tokens.clone()]).unwrap();
+        let hidden = network.forward(std::slice::from_ref(&tokens)).unwrap();
         let theirs = network.logits(&hidden, None).unwrap();
         for trained in [Trained::Vectors, Trained::Everything] {
             let own = read(&network, &*directory, tokens.len(), Pooling::Mean, trained).unwrap();
@@ -67,7 +67,7 @@ fn encoders_agree_with_the_runtime() {
         let (directory, network) = open(name);
         assert_eq!(network.family(), Family::Encoder);
         let tokens = tokens(&network);
-        let theirs = network.embed(&network.forward(&[tokens.clone()]).unwrap()).concat();
+        let theirs = network.embed(&network.forward(std::slice::from_ref(&tokens)).unwrap()).concat();
         let agrees = [Pooling::Mean, Pooling::First].iter().any(|&pooling| {
             let own = read(&network, &*directory, tokens.len(), pooling, Trained::Everything).unwrap();
             let Reference::Embedding(ours) = own.network.reference(&tokens).unwrap() else { return false };

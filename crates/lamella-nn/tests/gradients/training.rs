@@ -113,7 +113,10 @@ fn the_loss_falls_and_what_is_written_opens() {
         let side_files = directory.side_files().unwrap().into_iter().collect();
         let model = Model::open(directory.clone(), &side_files).unwrap();
         let tokens = model.tokenizer.unwrap().encode("the lazy dog", false).unwrap();
-        let theirs = model.network.logits(&model.network.forward(&[tokens.clone()]).unwrap(), None).unwrap();
+        let theirs = model
+            .network
+            .logits(&model.network.forward(std::slice::from_ref(&tokens)).unwrap(), None)
+            .unwrap();
         let ours = named.network.logits(&tokens).unwrap().unwrap();
         assert!(ours.iter().zip(&theirs).all(|(ours, theirs)| (ours - theirs).abs() < 1e-3));
         assert!(directory.evaluation_text().is_some() && directory.calibration_text().is_some());

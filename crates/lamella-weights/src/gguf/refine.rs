@@ -159,7 +159,7 @@ impl Row<'_> {
                 current[i] + if curvature > 0.0 { self.gradient[start + i] / curvature } else { 0.0 }
             })
             .collect();
-        let mut best: Option<(f32, i32, i32, Vec<u8>, Vec<f32>)> = None;
+        let mut best: Option<GroupMove> = None;
         let most = i32::from(form.has_minima());
         for minimum_step in -most..=most {
             for scale_step in -1..=1 {
@@ -181,16 +181,16 @@ impl Row<'_> {
                         .map(|(&code, &current)| scale * form.level(code) - minimum - current)
                         .collect();
                     let gain = self.gain(start, &change);
-                    if gain < best.as_ref().map_or(0.0, |best| best.0) {
-                        best = Some((gain, scale_code, minimum_code, tried, change));
+                    if gain < best.as_ref().map_or(0.0, |best| best.gain) {
+                        best = Some(GroupMove { gain, scale_code, minimum_code, codes: tried, change });
                     }
                 }
             }
         }
-        if let Some((_, scale_code, minimum_code, tried, change)) = best {
-            self.apply(start, &change);
-            (block.scale_codes[group], block.minimum_codes[group]) = (scale_code, minimum_code);
-            block.codes[codes].copy_from_slice(&tried);
+        if let Some(best) = best {
+            self.apply(start, &best.change);
+            (block.scale_codes[group], block.minimum_codes[group]) = (best.scale_code, best.minimum_code);
+            block.codes[codes].copy_from_slice(&best.codes);
         }
     }
 
@@ -220,6 +220,17 @@ impl Row<'_> {
             }
         }
     }
+}
+
+/// Another scale, minimum and codes for one group.
+struct GroupMove {
+    /// Change of the row's loss: negative where it gains.
+    gain: f32,
+    scale_code: i32,
+    minimum_code: i32,
+    codes: Vec<u8>,
+    /// New values less the old.
+    change: Vec<f32>,
 }
 
 /// Product of two rows in eight partial sums, which the compiler keeps in vectors.

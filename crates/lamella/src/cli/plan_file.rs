@@ -144,12 +144,12 @@ mod tests {
             size: Some("40%".to_owned()),
             bits: None,
             recipe: "house".to_owned(),
-            array: vec![array("a.0.*", Some(0.7071)), array("b", None)],
+            array: vec![array("a.0.*", Some(0.625)), array("b", None)],
         };
         let text = plan.to_text().unwrap();
         assert_eq!(toml::from_str::<PlanFile>(&text).unwrap(), plan, "{text}");
         assert_eq!(plan.rules().unwrap()[0].pattern, "a.0.[*]");
-        assert_eq!(plan.steps(), BTreeMap::from([("a.0.*".to_owned(), 0.7071)]));
+        assert_eq!(plan.steps(), BTreeMap::from([("a.0.*".to_owned(), 0.625)]));
         assert!(toml::from_str::<PlanFile>(&text.replace("step_ratio", "step")).is_err());
     }
 }
