@@ -7,23 +7,47 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Kernels, Line, Row, TILE, TOKENS, Width};
+use super::{BLOCK, Kernels, Line, Row, TILE, TOKENS, TileGrids, Width};
 
 /// The kernels, where the machine has AVX2.
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx2");
-    found.then_some(Kernels { name: "avx2", one: tile::<1>, many: tile::<TOKENS> })
+    found.then_some(Kernels {
+        name: "avx2",
+        one: tile::<1>,
+        many: tile::<TOKENS>,
+        one_grouped: grouped::<1>,
+        many_grouped: grouped::<TOKENS>,
+    })
 }
 
 fn tile<const N: usize>(width: Width, lines: &[Line], rows: [Row<'_>; N]) -> [[f32; TILE]; N] {
     // SAFETY: only `kernels` hands this function out, after it has found AVX2.
     unsafe {
         match width {
-            Width::Four => run::<N, false>(lines, rows),
-            Width::Eight => run::<N, true>(lines, rows),
+            Width::Four => run::<N, false, false>(lines, NO_GRIDS, rows),
+            Width::Eight => run::<N, true, false>(lines, NO_GRIDS, rows),
         }
     }
 }
+
+fn grouped<const N: usize>(
+    width: Width,
+    lines: &[Line],
+    grids: TileGrids<'_>,
+    rows: [Row<'_>; N],
+) -> [[f32; TILE]; N] {
+    // SAFETY: only `kernels` hands this function out, after it has found AVX2.
+    unsafe {
+        match width {
+            Width::Four => run::<N, false, true>(lines, grids, rows),
+            Width::Eight => run::<N, true, true>(lines, grids, rows),
+        }
+    }
+}
+
+/// Stands for the grids of kernels that have none.
+const NO_GRIDS: TileGrids<'static> = TileGrids { grids: &[], blocks: 1 };
 
 /// Four activations in every 32-bit lane.
 #[inline]
@@ -34,13 +58,25 @@ fn four(codes: &[i8; BLOCK], at: usize) -> __m256i {
 }
 
 #[target_feature(enable = "avx2")]
-fn run<const N: usize, const EIGHT: bool>(lines: &[Line], rows: [Row<'_>; N]) -> [[f32; TILE]; N] {
+fn run<const N: usize, const EIGHT: bool, const GROUPED: bool>(
+    lines: &[Line],
+    grids: TileGrids<'_>,
+    rows: [Row<'_>; N],
+) -> [[f32; TILE]; N] {
     let width = if EIGHT { Width::Eight } else { Width::Four };
     let mask = _mm256_set1_epi8(15);
     let mut out = [[0.0; TILE]; N];
     for half in 0..2 {
-        let mut sums = [_mm256_setzero_ps(); N];
+        let (mut sums, mut totals) = ([_mm256_setzero_ps(); N], [_mm256_setzero_ps(); N]);
+        let mut zeros = _mm256_set1_epi32(width.bias());
         for (block, lines) in lines.chunks_exact(width.lines()).enumerate() {
+            if GROUPED {
+                let grid = &grids.grids[block / grids.blocks];
+                // SAFETY: the first or last eight of sixteen bytes.
+                zeros = _mm256_cvtepu8_epi32(unsafe {
+                    _mm_loadl_epi64(grid.zeros.as_ptr().add(8 * half).cast())
+                });
+            }
             let codes = rows.map(|row| &row.codes.as_chunks::<BLOCK>().0[block]);
             let mut low = [_mm256_setzero_si256(); N];
             let mut high = [_mm256_setzero_si256(); N];
@@ -66,12 +102,24 @@ fn run<const N: usize, const EIGHT: bool>(lines: &[Line], rows: [Row<'_>; N]) ->
                 if EIGHT {
                     exact = _mm256_add_epi32(exact, _mm256_madd_epi16(high[n], _mm256_set1_epi16(16)));
                 }
-                exact = _mm256_sub_epi32(exact, _mm256_set1_epi32(width.bias() * rows[n].sums[block]));
+                // Zeros are below 2^8 and a block's sum below 2^12: 16-bit halves multiply exactly.
+                let of_activations =
+                    _mm256_set1_epi32(i32::from((rows[n].sums[block] as i16).cast_unsigned()));
+                exact = _mm256_sub_epi32(exact, _mm256_madd_epi16(zeros, of_activations));
                 let scale = _mm256_set1_ps(rows[n].scales[block]);
                 sums[n] = _mm256_add_ps(sums[n], _mm256_mul_ps(scale, _mm256_cvtepi32_ps(exact)));
             }
+            if GROUPED && grids.ends(block, rows[0].scales.len()) {
+                let grid = &grids.grids[block / grids.blocks];
+                // SAFETY: the first or last eight of sixteen floats.
+                let scales = unsafe { _mm256_loadu_ps(grid.scales.as_ptr().add(8 * half)) };
+                for n in 0..N {
+                    totals[n] = _mm256_add_ps(totals[n], _mm256_mul_ps(scales, sums[n]));
+                    sums[n] = _mm256_setzero_ps();
+                }
+            }
         }
-        for (out, sum) in out.iter_mut().zip(sums) {
+        for (out, sum) in out.iter_mut().zip(if GROUPED { totals } else { sums }) {
             // SAFETY: eight of the sixteen results, the first or the last.
             unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), sum) };
         }

@@ -11,6 +11,11 @@
 //! `d_b` the block's scale and `a_b = sum_j c_ij q_j` over its features. [`plain`] is this text; the vector kernels
 //! give the same bits, because integers do not care for order and floats are added in this one.
 //!
+//! # Grids
+//! A matrix whose rows have a scale `s_ig` and a zero point `z_ig` for every group `g` of features ([`Grids`]) is
+//! multiplied by [`product_grouped`]: `a_b = sum_j (q_ij - z_ig) q_j`, exact as before, `u_g` the sum of a group's
+//! `d_b a_b` from its first block to its last, and `y_i = (((0 + s_i0 u_0) + s_i1 u_1) + …)`.
+//!
 //! # Layout
 //! Rows are taken sixteen at a time (a *tile*), so that a vector of sixteen 32-bit sums is one block's result. A *line*
 //! of 64 bytes holds, for each row of a tile, 4 bytes: of 8 features with 4 bits (the first four in the low halves),
@@ -25,12 +30,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod grids;
 mod plain;
 mod product;
 #[cfg(test)]
 mod tests;
 
-pub use product::product;
+pub use grids::Grids;
+use grids::{Grid, TileGrids};
+pub use product::{product, product_grouped};
 
 /// Features that share a scale of the activations.
 pub const BLOCK: usize = 32;
@@ -157,6 +165,20 @@ impl Packed {
         }
     }
 
+    /// Sets a row's codes as they are stored, unsigned: 0 to 15, or 0 to 255.
+    ///
+    /// # Panics
+    /// Where the row does not exist or there is not one code per column.
+    pub fn set_row_unsigned(&mut self, row: usize, codes: &[u8]) {
+        assert!(row < self.rows && codes.len() == self.columns, "one code per column of an existing row");
+        let mask = if self.width == Width::Four { 15u8 } else { 255 };
+        for (column, &code) in codes.iter().enumerate() {
+            let (line, byte, shift) = self.place(row, column);
+            let slot = &mut self.lines[line].0[byte];
+            *slot = *slot & !(mask << shift) | (code & mask) << shift;
+        }
+    }
+
     /// One code.
     ///
     /// # Panics
@@ -236,6 +258,8 @@ struct Row<'a> {
 
 /// Multiplies one tile with `N` rows of activations.
 type Kernel<const N: usize> = fn(Width, &[Line], [Row<'_>; N]) -> [[f32; TILE]; N];
+/// The same with a grid for every row and group.
+type GroupedKernel<const N: usize> = fn(Width, &[Line], TileGrids<'_>, [Row<'_>; N]) -> [[f32; TILE]; N];
 
 /// An instruction set: how one token, and how [`TOKENS`] tokens, are multiplied.
 #[derive(Clone, Copy)]
@@ -243,12 +267,20 @@ struct Kernels {
     name: &'static str,
     one: Kernel<1>,
     many: Kernel<TOKENS>,
+    one_grouped: GroupedKernel<1>,
+    many_grouped: GroupedKernel<TOKENS>,
 }
 
 /// The kernels of this machine, least first; the first is [`plain`].
 fn all_kernels() -> Vec<Kernels> {
     #[allow(unused_mut, reason = "other machines have the plain one only")]
-    let mut all = vec![Kernels { name: "plain", one: plain::tile, many: plain::tile }];
+    let mut all = vec![Kernels {
+        name: "plain",
+        one: plain::tile,
+        many: plain::tile,
+        one_grouped: plain::grouped,
+        many_grouped: plain::grouped,
+    }];
     #[cfg(target_arch = "x86_64")]
     {
         all.extend(avx2::kernels());

@@ -1,6 +1,6 @@
 //! The definition of a tile's product.
 
-use super::{BLOCK, Line, Row, TILE, Width};
+use super::{BLOCK, Line, Row, TILE, TileGrids, Width};
 
 /// One tile times `N` rows.
 pub(super) fn tile<const N: usize>(width: Width, lines: &[Line], rows: [Row<'_>; N]) -> [[f32; TILE]; N] {
@@ -14,6 +14,35 @@ pub(super) fn tile<const N: usize>(width: Width, lines: &[Line], rows: [Row<'_>;
             }
         }
         sums
+    })
+}
+
+/// One tile with a grid for every row and group times `N` rows.
+pub(super) fn grouped<const N: usize>(
+    width: Width,
+    lines: &[Line],
+    grids: TileGrids<'_>,
+    rows: [Row<'_>; N],
+) -> [[f32; TILE]; N] {
+    rows.map(|activations| {
+        let (mut totals, mut sums) = ([0.0f32; TILE], [0.0f32; TILE]);
+        let n_blocks = activations.scales.len();
+        for (block, lines) in lines.chunks_exact(width.lines()).enumerate() {
+            let grid = &grids.grids[block / grids.blocks];
+            let codes = &activations.codes[block * BLOCK..][..BLOCK];
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let zero = i32::from(grid.zeros[row]);
+                let exact = dot(width, lines, row, codes) - zero * activations.sums[block];
+                *sum += activations.scales[block] * exact as f32;
+            }
+            if grids.ends(block, n_blocks) {
+                for (total, (sum, scale)) in totals.iter_mut().zip(sums.iter_mut().zip(grid.scales)) {
+                    *total += scale * *sum;
+                    *sum = 0.0;
+                }
+            }
+        }
+        totals
     })
 }
 

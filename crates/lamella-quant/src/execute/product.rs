@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::{Activations, BLOCK, Kernels, Packed, TILE, TOKENS, kernels};
+use super::{Activations, BLOCK, Grids, Kernels, Packed, TILE, TOKENS, kernels};
 
 /// Tiles of a chunk for one token, and for several.
 const TILES: usize = 16;
@@ -65,12 +65,29 @@ pub fn product(
     stride: usize,
     column: usize,
 ) {
-    product_with(kernels(), packed, activations, outputs, stride, column);
+    product_with(kernels(), packed, None, activations, outputs, stride, column);
+}
+
+/// `outputs[t, column + i] = sum_g scale[i, g] sum_j (code[i, j] - zero[i, g]) activations[t, j]`, codes unsigned, rows
+/// of `outputs` `stride` apart.
+///
+/// # Panics
+/// Where the activations have other columns, the grids are another matrix's, or the outputs are too short.
+pub fn product_grouped(
+    packed: &Packed,
+    grids: &Grids,
+    activations: &Activations,
+    outputs: &mut [f32],
+    stride: usize,
+    column: usize,
+) {
+    product_with(kernels(), packed, Some(grids), activations, outputs, stride, column);
 }
 
 pub(super) fn product_with(
     kernels: Kernels,
     packed: &Packed,
+    grids: Option<&Grids>,
     activations: &Activations,
     outputs: &mut [f32],
     stride: usize,
@@ -81,6 +98,7 @@ pub(super) fn product_with(
         return;
     }
     assert_eq!(activations.columns, packed.columns, "activations of another width");
+    assert!(grids.is_none_or(|grids| grids.fits(packed.rows, packed.columns)), "grids of another matrix");
     assert!(column + packed.rows <= stride, "rows of outputs are too short");
     assert!((tokens - 1) * stride + column + packed.rows <= outputs.len(), "outputs are too short");
     let per_tile = packed.columns.div_ceil(BLOCK) * packed.width.lines();
@@ -105,11 +123,18 @@ pub(super) fn product_with(
             let whole = tokens / TOKENS * TOKENS;
             for first in (0..whole).step_by(TOKENS) {
                 let rows = std::array::from_fn(|n| activations.row(first + n));
-                let sums = (kernels.many)(packed.width, lines, rows);
+                let sums = match grids {
+                    Some(grids) => (kernels.many_grouped)(packed.width, lines, grids.tile(tile), rows),
+                    None => (kernels.many)(packed.width, lines, rows),
+                };
                 sums.iter().enumerate().for_each(|(n, sums)| store(first + n, tile, sums));
             }
             for token in whole..tokens {
-                let [sums] = (kernels.one)(packed.width, lines, [activations.row(token)]);
+                let rows = [activations.row(token)];
+                let [sums] = match grids {
+                    Some(grids) => (kernels.one_grouped)(packed.width, lines, grids.tile(tile), rows),
+                    None => (kernels.one)(packed.width, lines, rows),
+                };
                 store(token, tile, &sums);
             }
         }

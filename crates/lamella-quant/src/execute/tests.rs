@@ -21,6 +21,17 @@ impl Numbers {
         }
         packed
     }
+    /// Groups of two blocks with zero points over the width's whole range.
+    fn grids(&mut self, packed: &Packed) -> Grids {
+        let mut grids = Grids::zeros(packed.rows(), packed.columns(), 2 * BLOCK);
+        for row in 0..packed.rows() {
+            for group in 0..packed.columns().div_ceil(2 * BLOCK) {
+                let zero = (self.next() % (2 * packed.width().bias() as u64)) as u8;
+                grids.set(row, group, self.floats(1)[0], zero);
+            }
+        }
+        grids
+    }
     fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| (self.next() as f32 / (1u64 << 30) as f32 - 1.0) * 3.0).collect()
     }
@@ -30,10 +41,10 @@ impl Numbers {
 const SHAPES: [(usize, usize); 9] =
     [(1, 1), (31, 16), (32, 17), (33, 15), (64, 256), (100, 300), (2048, 48), (5632, 16), (257, 33)];
 
-fn run(kernels: Kernels, packed: &Packed, activations: &Activations) -> Vec<u32> {
+fn run(kernels: Kernels, packed: &Packed, grids: Option<&Grids>, activations: &Activations) -> Vec<u32> {
     let (stride, tokens) = (packed.rows() + 5, activations.tokens());
     let mut outputs = vec![7.0; stride * tokens];
-    product_with(kernels, packed, activations, &mut outputs, stride, 3);
+    product_with(kernels, packed, grids, activations, &mut outputs, stride, 3);
     assert!((0..tokens).all(|token| outputs[token * stride + 2] == 7.0), "columns outside stay");
     outputs.iter().map(|value| value.to_bits()).collect()
 }
@@ -53,10 +64,18 @@ fn every_kernel_equals_the_plain_one() {
             for tokens in [1, TOKENS, TOKENS + 3] {
                 let inputs = numbers.floats(tokens * columns);
                 let activations = Activations::new(&inputs, &numbers.floats(columns));
-                let expected = run(all[0], &packed, &activations);
+                let expected = run(all[0], &packed, None, &activations);
+                let grids = numbers.grids(&packed);
+                let expected_grouped = run(all[0], &packed, Some(&grids), &activations);
                 for &kernels in &all[1..] {
-                    let found = run(kernels, &packed, &activations);
+                    let found = run(kernels, &packed, None, &activations);
                     assert_eq!(found, expected, "{} {width:?} {rows} x {columns}", kernels.name);
+                    let found = run(kernels, &packed, Some(&grids), &activations);
+                    assert_eq!(
+                        found, expected_grouped,
+                        "{} {width:?} {rows} x {columns}, grids",
+                        kernels.name
+                    );
                 }
             }
         }
@@ -75,12 +94,26 @@ fn extremes_do_not_overflow() {
             let activations = Activations::new(&vec![input; columns], &vec![1.0; columns]);
             for kernels in all_kernels() {
                 let mut outputs = [0.0; 16];
-                product_with(kernels, &packed, &activations, &mut outputs, 16, 0);
+                product_with(kernels, &packed, None, &activations, &mut outputs, 16, 0);
                 let exact = (code * width.largest()) as f32 * input * columns as f32;
                 assert!((outputs[0] - exact).abs() <= 1e-5 * exact.abs(), "{}: {}", kernels.name, outputs[0]);
             }
         }
     }
+}
+
+#[test]
+fn grids_by_hand() {
+    // Two groups of 32: 3 (5 - 4) x = 3 x in the first, -1 (0 - 15) x = 15 x in the second, x = 1 in all 64 features.
+    let mut packed = Packed::zeros(Width::Four, 1, 64);
+    packed.set_row_unsigned(0, &std::array::from_fn::<u8, 64, _>(|column| if column < 32 { 5 } else { 0 }));
+    let mut grids = Grids::zeros(1, 64, 32);
+    grids.set(0, 0, 3.0, 4);
+    grids.set(0, 1, -1.0, 15);
+    let mut outputs = [0.0];
+    product_grouped(&packed, &grids, &Activations::new(&[1.0; 64], &[1.0; 64]), &mut outputs, 1, 0);
+    assert!((outputs[0] - (32.0 * 3.0 + 32.0 * 15.0)).abs() < 1e-3, "{}", outputs[0]);
+    assert_eq!((packed.code(0, 3), grids.get(0, 1)), (-3, (-1.0, 15)));
 }
 
 #[test]
@@ -108,7 +141,7 @@ fn the_thread_count_does_not_change_a_bit() {
     let activations = Activations::new(&numbers.floats(512 * 9), &numbers.floats(512));
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run(kernels(), &packed, &activations))
+        pool.install(|| run(kernels(), &packed, None, &activations))
     };
     assert_eq!(run(1), run(3));
 }
