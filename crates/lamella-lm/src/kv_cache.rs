@@ -32,6 +32,13 @@ impl Cache {
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
+    /// Keys of an attention block, `[tokens, kv_heads * head_dim]`, rotated: what a cache's codec may change.
+    ///
+    /// # Panics
+    /// Where the network has no such block.
+    pub fn keys_mut(&mut self, block: usize) -> &mut [f32] {
+        &mut self.blocks[block].keys
+    }
     /// Bytes held.
     pub fn size_bytes(&self) -> usize {
         self.blocks

@@ -11,9 +11,10 @@
 //! * The **error** of a linear is `trace(E H E^T) / trace(W H W^T)`, `H` being the second moment of its inputs in the
 //!   original model under the seed's text. Every linear counts.
 //!
-//! Quick claims run on the project's own small model, full ones on `lm/wiki5m` of the test data (they say so where it is
-//! not there).
+//! Quick claims run on the project's own small model with one seed, so that each takes a few seconds; full ones run on
+//! `lm/wiki5m` of the test data (they say so where it is not there) with every seed. [`ClaimBench::scope`] says which.
 
+mod baseline;
 mod shown;
 mod source;
 pub mod timing;
@@ -31,23 +32,14 @@ use crate::compress::{Allocate, Budget, CalibrationRequest, Input, Job, Request,
 use crate::distortion::{distortion, weighted_energy};
 use crate::evaluate::Opened;
 
+pub use baseline::{GPTQ_SETTINGS, GptqBaseline};
 pub use shown::{Shown, exceptions, worst};
 pub use source::Replaced;
 
 /// What a claim fails with.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The settings of GPTQ that a careful user would try.
-pub const GPTQ_SETTINGS: [&str; 6] = [
-    "order=natural, groups=static",
-    "order=natural, groups=dynamic",
-    "order=activation, groups=static",
-    "order=activation, groups=dynamic",
-    "order=natural, groups=dynamic, sequential=true",
-    "order=activation, groups=static, sequential=true",
-];
-
-/// Parts of the calibration text.
+/// Parts of the calibration text; quick claims use the first.
 pub const SEEDS: usize = 3;
 
 /// One written file, read back.
@@ -82,33 +74,6 @@ impl Measured {
     }
 }
 
-/// GPTQ at each of its settings, all in files no smaller than was asked.
-#[derive(Debug, Clone)]
-pub struct GptqBaseline {
-    /// One entry a setting.
-    pub settings: Vec<Measured>,
-}
-
-impl GptqBaseline {
-    fn least(&self, loss: impl Fn(&Measured) -> f64) -> &Measured {
-        let mut best = &self.settings[0];
-        for candidate in &self.settings[1..] {
-            if loss(candidate) < loss(best) {
-                best = candidate;
-            }
-        }
-        best
-    }
-    /// The setting with the least KL divergence.
-    pub fn by_kl(&self) -> &Measured {
-        self.least(|measured| measured.kl)
-    }
-    /// The setting with the least mean error of the linears.
-    pub fn by_error(&self) -> &Measured {
-        self.least(Measured::mean_error)
-    }
-}
-
 /// A seed's text, and what it says of each linear.
 struct Seed {
     text: PathBuf,
@@ -135,6 +100,7 @@ pub struct ClaimBench {
     targets: Vec<u32>,
     logits: Vec<f32>,
     seeds: Vec<Seed>,
+    is_full: bool,
     directory: tempfile::TempDir,
 }
 
@@ -230,6 +196,7 @@ impl ClaimBench {
             targets,
             logits,
             seeds: Vec::new(),
+            is_full: is_full(context),
             directory: tempfile::tempdir()?,
             input,
         };
@@ -242,7 +209,7 @@ impl ClaimBench {
     fn take_statistics(&mut self, calibration: &Path) -> Result<(), Error> {
         let text = fs_err::read_to_string(calibration)?;
         let lines: Vec<&str> = text.lines().collect();
-        for seed in 0..SEEDS {
+        for seed in self.seeds() {
             let part = lines[seed * lines.len() / SEEDS..(seed + 1) * lines.len() / SEEDS].join("\n");
             let path = self.directory.path().join(format!("seed{seed}.txt"));
             fs_err::write(&path, part)?;
@@ -265,9 +232,22 @@ impl ClaimBench {
         }
     }
 
-    /// Whether a claim's side questions are asked of this seed too: of the first always, of all in full claims.
-    pub fn asks_more(&self, seed: usize) -> bool {
-        seed == 0 || self.model == "wiki5m"
+    /// The seeds that a claim of this size asks.
+    pub fn seeds(&self) -> std::ops::Range<usize> {
+        0..if self.is_full { SEEDS } else { 1 }
+    }
+
+    /// Whether this is the full claim.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// What this run covers, in words: its model, and what the quick form leaves out.
+    pub fn scope(&self) -> String {
+        match self.is_full {
+            true => format!("{}, {SEEDS} seeds", self.model),
+            false => format!("quick form: {}, 1 of {SEEDS} seeds", self.model),
+        }
     }
 
     /// The blocks' linears: what every claim counts.
@@ -399,57 +379,6 @@ impl ClaimBench {
             Ok(if energy > 0.0 { error / energy } else { error })
         };
         self.originals.iter().map(error).collect()
-    }
-
-    /// Bytes of the linears under a recipe whose sizes follow from shapes.
-    ///
-    /// # Errors
-    /// A recipe without a codec.
-    pub fn stored_bytes(&self, recipe: &str) -> Result<u64, Error> {
-        let codec = self.catalogue.codec(&recipe.parse()?)?;
-        Ok(self.originals.iter().filter_map(|array| codec.stored_bytes(&array.spec)).sum())
-    }
-
-    /// GPTQ at every setting, each in its smallest form whose file is no smaller than the system's. Where several bits
-    /// and groups come to nearly the same size, the one with most bits: it has the least loss.
-    ///
-    /// # Errors
-    /// As [`ClaimBench::measure`].
-    pub fn gptq(&self, seed: usize, system: &Measured) -> Result<GptqBaseline, Error> {
-        let settings = GPTQ_SETTINGS.iter().map(|setting| {
-            let mut least = system.linear_bytes;
-            loop {
-                let measured = self.measure(seed, &self.next_form("gptq", setting, least)?)?;
-                if measured.file_bytes >= system.file_bytes && measured.linear_bytes >= system.linear_bytes {
-                    return Ok(measured);
-                }
-                least = least.max(measured.linear_bytes) + 1;
-            }
-        });
-        Ok(GptqBaseline { settings: settings.collect::<Result<_, Error>>()? })
-    }
-
-    /// The smallest form of `codec` (`rtn` or `gptq`) with these other arguments whose linears take at least so many bytes.
-    ///
-    /// # Errors
-    /// No form that is so large.
-    pub fn next_form(&self, codec: &str, arguments: &str, least: u64) -> Result<String, Error> {
-        let mut forms = Vec::new();
-        for bits in 2..=8u32 {
-            for group in [8, 16, 32, 64, 128, 256, 1024] {
-                let recipe =
-                    format!("{codec}(bits={bits}, group_size={group}, {arguments})").replace(", )", ")");
-                let bytes = self.stored_bytes(&recipe)?;
-                if bytes >= least {
-                    forms.push((bytes, bits, std::cmp::Reverse(group), recipe));
-                }
-            }
-        }
-        let smallest = forms.iter().map(|form| form.0).min();
-        let smallest = smallest.ok_or_else(|| format!("no form of `{codec}` takes {least} bytes"))?;
-        let near = forms.into_iter().filter(|form| form.0 as f64 <= 1.02 * smallest as f64);
-        let best = near.max_by_key(|form| (form.1, form.2));
-        Ok(best.map(|form| form.3).unwrap_or_default())
     }
 }
 

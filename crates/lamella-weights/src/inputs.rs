@@ -41,16 +41,30 @@ pub fn factored(
     order: Order,
     damping: f64,
 ) -> Result<Factored, CodecError> {
+    let order = match (order, &knowledge.second_moment) {
+        (Order::Activation, Some(moment)) => activation_order(&moment.diagonal()),
+        _ => (0..columns as u32).collect(),
+    };
+    factored_in(spec, columns, knowledge, order, damping)
+}
+
+/// [`factored`] in any order of the columns.
+///
+/// # Errors
+/// As [`factored`].
+pub fn factored_in(
+    spec: &ArraySpec,
+    columns: usize,
+    knowledge: &Knowledge,
+    order: Vec<u32>,
+    damping: f64,
+) -> Result<Factored, CodecError> {
     let solver = |message: String| CodecError::Solver { array: spec.name.clone(), message };
     let Some(moment) = &knowledge.second_moment else { return Ok(Factored::unknown(columns)) };
     if moment.dimension() != columns {
         let message = format!("the second moment has {} features, the array {columns}", moment.dimension());
         return Err(solver(message));
     }
-    let order = match order {
-        Order::Natural => (0..columns as u32).collect(),
-        Order::Activation => activation_order(&moment.diagonal()),
-    };
     match InverseFactor::in_order(moment, damping, &order) {
         Err(FactorError::Empty { .. }) => Ok(Factored::unknown(columns)),
         Err(error) => Err(solver(error.to_string())),

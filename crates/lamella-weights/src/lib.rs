@@ -7,7 +7,8 @@
 //! * [`gguf`]: models as llama.cpp reads them, quantised into its block types.
 //! * [`compressed_tensors`]: checkpoints that vLLM and transformers load, quantised by the same solvers.
 //! * [`claims`]: what the claims of published systems are measured with: files, seeds, `gptq` at its best.
-//! * [`spqr`], [`elutq`], [`decoupleq`]: forms, solvers and coded products of those systems; [`sparse`]: kept weights.
+//! * [`spqr`], [`elutq`], [`decoupleq`], [`vptq`], [`olive`], [`k_sort`], [`mixllm`]: forms, solvers and coded
+//!   products of those systems; [`sparse`]: kept weights.
 //! * [`distortion`]: the loss that every codec here reports and every allocator spends by.
 //!
 //! # Which recipe should I use?
@@ -30,11 +31,15 @@ pub mod gguf;
 pub mod grouped;
 pub mod house;
 pub mod inputs;
+pub mod k_sort;
 mod levels;
 pub mod lossless;
 pub mod matrix;
+pub mod mixllm;
+pub mod olive;
 pub mod open;
 pub mod progressive;
 pub mod sparse;
 pub mod spqr;
 pub mod systems;
+pub mod vptq;

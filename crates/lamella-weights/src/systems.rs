@@ -8,14 +8,21 @@ mod exact;
 mod gptq;
 mod hawq;
 pub(crate) mod house;
+mod k_sort;
 mod lgreco;
+pub(crate) mod mixllm;
+mod olive;
 mod progressive;
 mod rtn;
 mod spqr;
+mod vptq;
 
 pub(crate) use bitstack::system as bitstack;
 pub use exact::Exact;
+pub(crate) use k_sort::system as k_sort;
 use lamella_codec::{Registration, System};
+pub(crate) use olive::system as olive;
+pub(crate) use vptq::system as vptq;
 
 /// Every codec of this wing that recipes can name.
 pub fn codecs() -> Vec<Registration> {
@@ -29,6 +36,10 @@ pub fn codecs() -> Vec<Registration> {
         bitstack::registration(),
         elutq::registration(),
         decoupleq::registration(),
+        vptq::registration(),
+        olive::registration(),
+        k_sort::registration(),
+        mixllm::registration(),
     ]
 }
 
@@ -42,5 +53,9 @@ pub fn systems() -> Vec<System> {
         decoupleq::system(),
         bitstack::system(),
         lgreco::system(),
+        vptq::system(),
+        olive::system(),
+        k_sort::system(),
+        mixllm::system(),
     ]
 }

@@ -9,13 +9,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lamella_codec::{Catalogue, Silent, TensorSource};
+use lamella_codec::{Catalogue, ClaimContext, ClaimSize, Silent, TensorSource};
 use lamella_lm::judge::Evaluation;
 use lamella_weights::compress::{
     Allocate, Budget, CalibrationRequest, CompressReport, Input, Job, Request, Rule,
 };
 use lamella_weights::evaluate::{EvaluateOptions, Opened, evaluate, fit_paragraphs};
-use lamella_weights::systems::codecs;
+use lamella_weights::systems::{codecs, systems};
 
 fn catalogue() -> Arc<Catalogue> {
     Arc::new(Catalogue::new(Vec::new(), codecs()))
@@ -149,6 +149,46 @@ fn the_house_halves_gptqs_loss_on_stories260k() {
             kl / best_kl,
         );
         assert!(kl <= 0.5 * best_kl, "{share}: house {kl}, {best_recipe} {best_kl}");
+    }
+}
+
+/// What the quick form of each claim shows on the project's own model, whether or not the claim holds as a whole. Lines
+/// that measure time are not among them.
+const SHOWN: [(&str, &[&str]); 11] = [
+    ("S024", &[]),
+    ("S029", &[]),
+    ("S044", &[]),
+    ("S054", &["error below gptq's on 35 of 35", "perplexity over the best gptq's"]),
+    ("S056", &["(2) error over that without outliers", "(2) error over that without leaving one out"]),
+    ("S058", &["(1) weights and activations: perplexity", "(2) "]),
+    ("S065", &["(1) perplexity over that of random rows", "(1) perplexity over that of 4 bits alone"]),
+    ("S068", &[]),
+    ("S138", &["(1) squared error below rounding's on 35 of 35", "(1) error below gptq's on 35 of 35"]),
+    ("S152", &["(1) perplexity along the stack"]),
+    ("S153", &["none"]),
+];
+
+/// Every system's quick claim runs, and shows what it showed before; those without lines of their own hold.
+#[test]
+fn quick_claims_show_what_they_did() {
+    let context = ClaimContext {
+        size: ClaimSize::Quick,
+        assets: concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets").into(),
+        data: None,
+        catalogue: catalogue(),
+    };
+    for system in systems() {
+        let shown = SHOWN.iter().find(|(id, _)| *id == system.id).map(|(_, shown)| *shown);
+        let shown = shown.unwrap_or_else(|| panic!("{} has no entry in SHOWN", system.id));
+        let claim = system.measure.unwrap()(&context).unwrap();
+        println!("{} {} ({:.1} s): {}", claim.id, claim.name, claim.seconds, claim.reason);
+        assert!(claim.measured.is_finite() && claim.baseline.is_finite() && !claim.reason.is_empty());
+        if shown.is_empty() {
+            assert!(claim.holds, "{}", claim.reason);
+        }
+        for line in shown.iter().filter(|line| !line.starts_with("none")) {
+            assert!(claim.reason.contains(&format!("[yes] {line}")), "{line}: {}", claim.reason);
+        }
     }
 }
 

@@ -36,6 +36,17 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
         ],
         "progressive" => &["progressive", "progressive(bits=3, base=3, rank=4, threshold=0.5)"],
         "bitstack" => &["bitstack", "bitstack(blocks=3, rank=2)"],
+        "vptq" => &[
+            "vptq(vector=2, centroids=16)",
+            "vptq(vector=4, centroids=8, residual=4, order=activation, outliers=0.1, outlier_centroids=8, normalize=true)",
+            "vptq(vector=2, centroids=8, axis=inputs)",
+            "vptq(vector=16, centroids=5, groups=3, feedback=false)",
+        ],
+        "olive" => &["olive", "olive(bits=8, scale=array)", "olive(grid=flint, outliers=false)"],
+        "mixllm" => {
+            &["mixllm", "mixllm(share=0.5, group_size=32, choice=array)", "mixllm(share=100%, choice=random)"]
+        }
+        "bfp" => &["bfp", "bfp(bits=8, block=3, head=5, sort=true)", "bfp(bits=12, block=1)"],
         _ => return None,
     })
 }

@@ -4,11 +4,8 @@ use lamella_codec::{Array, Claim, ClaimContext, Knowledge, Rate};
 use lamella_file::File;
 use lamella_math::low_rank_pair;
 
-use crate::claims::{ClaimBench, Error, Replaced, SEEDS, Shown, worst};
+use crate::claims::{ClaimBench, Error, GPTQ_SETTINGS, Replaced, Shown, worst};
 use crate::distortion::distortion;
-
-/// Budgets between one block of each array and the whole stack.
-const BUDGETS: usize = 8;
 
 /// The claim's figures of one seed.
 #[derive(Default)]
@@ -29,8 +26,10 @@ pub fn measure(context: &ClaimContext) -> Result<Claim, Error> {
     let (bench, mut shown) = (ClaimBench::new(context)?, Shown::default());
     // Scaled to the size of the matrices: a quarter of a bit per weight for factors at 256 x 256, half at 64 x 64.
     let (rank, levels) = if bench.model == "wiki5m" { (2, 4) } else { (1, 3) };
+    // Sizes between one block of each array and the whole stack.
+    let budgets = if bench.is_full() { 8 } else { 4 };
     let (mut all, mut headline) = (Vec::new(), (0.0, 0.0, f64::NEG_INFINITY));
-    for seed in 0..SEEDS {
+    for seed in bench.seeds() {
         let recipe = format!("bitstack(blocks={levels}, rank={rank})");
         let whole = bench.measure(seed, &recipe)?;
         let mut figures = Figures::default();
@@ -40,7 +39,10 @@ pub fn measure(context: &ClaimContext) -> Result<Claim, Error> {
         if seed == 0 {
             shown.note(&format!(
                 "{}: rank {rank}, {:.2} to {:.2} bits, original perplexity {:.3}",
-                bench.model, least.linear_bits, whole.linear_bits, bench.original_perplexity
+                bench.scope(),
+                least.linear_bits,
+                whole.linear_bits,
+                bench.original_perplexity
             ));
         }
         let file = File::open(&path)?;
@@ -49,8 +51,8 @@ pub fn measure(context: &ClaimContext) -> Result<Claim, Error> {
             file.cut(bytes)?.write(&short)?;
             bench.measure_file(&short, "bitstack, cut")
         };
-        let step = (whole.file_bytes - least.file_bytes) / BUDGETS as u64;
-        for budget in 1..BUDGETS as u64 {
+        let step = (whole.file_bytes - least.file_bytes) / budgets;
+        for budget in 1..budgets {
             let found = cut(least.file_bytes + 512 + budget * step)?;
             figures.along.push(found.perplexity);
         }
@@ -59,7 +61,10 @@ pub fn measure(context: &ClaimContext) -> Result<Claim, Error> {
             let weights = whole.linear_bytes as f64 * 8.0 / whole.linear_bits;
             let bytes = whole.file_bytes - whole.linear_bytes + (weights * bits / 8.0) as u64;
             let system = if bytes < whole.file_bytes { cut(bytes)? } else { whole.clone() };
-            let gptq = bench.gptq(seed, &system)?;
+            // At 4 bits the stack is to be no better: one setting is the harder test, and quick.
+            let settings =
+                if bits == 2.0 || bench.is_full() { &GPTQ_SETTINGS[..] } else { &GPTQ_SETTINGS[3..4] };
+            let gptq = bench.gptq_at(seed, &system, settings)?;
             let best = gptq.by_kl();
             if seed == 0 {
                 shown.note(&format!(
@@ -73,9 +78,7 @@ pub fn measure(context: &ClaimContext) -> Result<Claim, Error> {
                 headline = (system.perplexity, best.perplexity, ratio);
             }
         }
-        if bench.asks_more(seed) {
-            figures.sorted = orders(&bench, seed, &recipe, levels, &file)?;
-        }
+        figures.sorted = orders(&bench, seed, &recipe, levels, &file)?;
         all.push(figures);
     }
     report(&bench, &mut shown, &all, rank)?;

@@ -4,6 +4,8 @@
 //! Input::open          a directory, a weight file, org/name       (input.rs)
 //! treat                which recipe each array gets, and why      (treatment.rs)
 //! CalibrationRequest   second moments of the original model       (calibration.rs)
+//! Job::choose_rows     rows that get a finer form, over all       (rows.rs)
+//!                      arrays of recipes that ask for it
 //! Job::plan            one step for all free arrays that meets    (plan.rs)
 //!                      the budget, from a sample of rows
 //! Job::allocate        each array's effect on the output,       (allocate.rs)
@@ -28,6 +30,7 @@ mod measure;
 mod outlook;
 mod plan;
 mod report;
+mod rows;
 mod run;
 mod treatment;
 mod tune;

@@ -100,6 +100,7 @@ impl<'a> Job<'a> {
         job.set_limit()?;
         job.check_reachable()?;
         job.calibrate(progress)?;
+        job.choose_rows(progress)?;
         job.solve(progress)?;
         if job.allocate(progress)? {
             job.solve(progress)?;

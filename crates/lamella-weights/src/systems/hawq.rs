@@ -157,7 +157,7 @@ fn measure(context: &ClaimContext) -> Result<Claim, Error> {
     let sites = subject.sites();
     let is_quick = context.size == ClaimSize::Quick;
     // Random vectors a layer at most (the paper's m).
-    let probes = if is_quick { 6 } else { 50 };
+    let probes = if is_quick { 2 } else { 50 };
     let calibration = Judge::new(&subject.network, &subject.seen, if is_quick { 2 } else { 4 })?;
     let mut levels = Levels { arrays: Vec::new(), bytes: Vec::new() };
     let mut perturbations = Vec::new();
@@ -184,7 +184,7 @@ fn measure(context: &ClaimContext) -> Result<Claim, Error> {
     let quarter = Limits { bit_operations: Some(low + 0.25 * (high - low)), ..Limits::default() };
     let by_operations = assign(&sites, &perturbations, &quarter)?;
 
-    let unseen = Judge::new(&subject.network, &subject.unseen, if is_quick { 8 } else { 32 })?;
+    let unseen = Judge::new(&subject.network, &subject.unseen, if is_quick { 6 } else { 32 })?;
     let judged = |choices: &[usize]| {
         let choices: Vec<Option<usize>> = choices.iter().copied().map(Some).collect();
         unseen.verdict(&levels, &choices)

@@ -185,12 +185,13 @@ fn the_catalogue_has_every_system_and_claims_have_one_shape() {
     refused(&["reproduce", planned["id"].as_str().unwrap()], &["is planned, not built", "hint: "]);
 
     let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");
-    let ran = lamella(&["reproduce", "--all", "--json", "--assets", assets]);
+    // Two short ones; the wings' own tests run them all.
+    let ran = lamella(&["reproduce", "S029", "S044", "--json", "--assets", assets]);
     assert!(ran.code == Some(0) || ran.code == Some(1), "{ran:?}");
     let report = ran.json();
     assert_eq!(report["schema"], 1);
     let claims = report["claims"].as_array().unwrap();
-    assert_eq!(claims.len(), systems.iter().filter(|system| system["state"] == "built").count());
+    assert_eq!(claims.len(), 2);
     assert_eq!(ran.code == Some(0), claims.iter().all(|claim| claim["holds"] == true));
     for claim in claims {
         for key in ["id", "name", "wing", "claim", "metric", "baseline_name", "reason"] {
