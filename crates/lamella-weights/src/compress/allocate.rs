@@ -53,6 +53,8 @@ pub(super) struct Sensitivities {
     pub(super) tokens: usize,
     /// Seconds that coding every array once took.
     pub(super) coding_seconds: f64,
+    /// Targets that were measured together.
+    pub(super) probes: Vec<Vec<usize>>,
 }
 
 /// Operations that measuring should take, and that it may take before arrays are measured in groups.
@@ -128,8 +130,14 @@ impl Job<'_> {
             });
         }
         let ratios = shares.keys().map(|&target| (target, self.treatment(target).step_ratio)).collect();
-        self.sensitivities =
-            Some(Sensitivities { losses: shares, log2_step: self.log2_step, ratios, tokens, coding_seconds });
+        self.sensitivities = Some(Sensitivities {
+            losses: shares,
+            log2_step: self.log2_step,
+            ratios,
+            tokens,
+            coding_seconds,
+            probes: probes.into_iter().map(|probe| probe.arrays).collect(),
+        });
         let octaves = centred(&wanted, |target| self.bytes_an_octave(target));
         for (&target, &octaves) in &octaves {
             self.set_ratio(target, self.treatment(target).step_ratio * octaves.exp2());
@@ -141,7 +149,7 @@ impl Job<'_> {
         Ok(true)
     }
 
-    fn set_ratio(&mut self, target: usize, ratio: f64) {
+    pub(super) fn set_ratio(&mut self, target: usize, ratio: f64) {
         let index = self.targets[target].members[0];
         self.treatments[index].step_ratio = ratio;
         if let Some(curve) = self.curves.get_mut(&target) {

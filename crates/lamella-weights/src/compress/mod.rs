@@ -10,6 +10,8 @@
 //!                      the budget, from a sample of rows
 //! Job::allocate        each array's effect on the output,       (allocate.rs)
 //!                      measured; steps that follow it           (measure.rs)
+//! Job::polish          evolution of the steps on the loss of    (polish.rs)
+//!                      the whole coded model
 //! Job::choose          one of several recipes for each array      (candidates.rs)
 //! Job::run             one sweep per array, finished layers       (run.rs)
 //!                      spooled, unspent bytes carried on, the
@@ -29,6 +31,7 @@ mod manifest;
 mod measure;
 mod outlook;
 mod plan;
+mod polish;
 mod report;
 mod rows;
 mod run;

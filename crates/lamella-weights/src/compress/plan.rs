@@ -104,6 +104,9 @@ impl<'a> Job<'a> {
         job.solve(progress)?;
         if job.allocate(progress)? {
             job.solve(progress)?;
+            if job.polish(progress)? {
+                job.solve(progress)?;
+            }
         }
         Ok(job)
     }
