@@ -1,66 +1,86 @@
 //! SpQR's product with one vector, from codes: grids group by group, then the sparse rows.
 //!
 //! `y = sum_groups (s sum(q x) + m sum(x)) + sum_outliers v x`, with `x` in the order of the sweep. The sums of `x` are
-//! taken once per vector; scale `s` and minimum `m = -s z` of a row's groups come from their codes when the row's turn
+//! taken once per vector; scale `s` and minimum `m = -s z` of a row's group come from their codes when the group's turn
 //! comes, so that second-level codes stay coded in memory too.
 //!
 //! # Layout
-//! Codes of at most 4 bits, two a byte: of 16 consecutive columns, column `i` in the low and column `8 + i` in the high
-//! nibble of byte `i`. A group is a whole number of such runs, but for the last of a row. At 3 bits this holds 4 bits a
-//! weight, one byte a group and 16 bytes a tile: 5 bits a weight beside the outliers' 6 bytes each.
+//! Sixteen rows at a time, which is a second-level tile: one step and lowest value of scales and of zeros serve all lanes
+//! of a vector. A *line* of 64 bytes holds 8 columns of those rows, a row in each 32-bit lane, the first column in its low
+//! half byte. A group is a whole number of lines, but for the last of a row. At 3 bits this holds 4 bits a weight, one byte
+//! a group and 16 bytes a tile: 5 bits a weight beside the outliers' 6 bytes each.
 
 use super::form::{ROWS_PER_TILE, SpqrForm, SpqrMatrix};
-use super::kernel;
+use super::kernel::{self, BandProduct};
 use crate::sparse::SparseRows;
 
-/// Columns of a run.
-pub const RUN: usize = 16;
+/// Columns of a line.
+pub const RUN: usize = 8;
+
+/// 8 columns of 16 rows, on a cache line of their own.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Line(pub [u32; ROWS_PER_TILE]);
+
+/// One group of 16 rows beside its lines: second-level codes and levels.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupOfBand {
+    /// Code of the scale in the low, of the zero in the high nibble, one byte a row.
+    pub pairs: [u8; ROWS_PER_TILE],
+    /// Step and lowest value of the scales, then of the zeros.
+    pub levels: [f32; 4],
+}
 
 /// A matrix laid out for products.
 #[derive(Debug, Clone)]
 pub struct PackedSpqr {
     form: SpqrForm,
     order: Vec<u32>,
-    /// `[rows, runs, 8]`.
-    nibbles: Vec<u8>,
-    /// Code of the scale in the low, of the zero in the high nibble, `[rows, groups_per_row]`.
-    pairs: Vec<u8>,
-    /// `[4, bands of 16 rows, groups_per_row]`: steps and minima of scales, then of zeros.
-    levels: [Vec<f32>; 4],
+    /// `[bands of 16 rows, lines]`.
+    lines: Vec<Line>,
+    /// `[bands of 16 rows, groups_per_row]`.
+    groups: Vec<GroupOfBand>,
     outliers: SparseRows,
 }
 
 impl PackedSpqr {
-    /// Lays a matrix out; `None` where it has codes of more than 4 bits, plain scales, or groups that are no whole runs.
+    /// Lays a matrix out; `None` where it has codes of more than 4 bits, plain scales, or groups that are no whole lines.
     pub fn new(matrix: &SpqrMatrix) -> Option<Self> {
         let form = matrix.form;
         let second = matrix.second.as_ref()?;
         if form.bits > 4 || form.scale_bits > 4 || !form.group_size.is_multiple_of(RUN) {
             return None;
         }
-        let mut nibbles = Vec::with_capacity(form.rows * form.columns.div_ceil(RUN) * RUN / 2);
-        for row in matrix.codes.chunks_exact(form.columns.max(1)) {
-            for run in row.chunks(RUN) {
-                let code = |place: usize| run.get(place).copied().unwrap_or(0);
-                nibbles.extend((0..RUN / 2).map(|place| code(place) | code(place + RUN / 2) << 4));
+        let (bands, per_row) = (form.rows.div_ceil(ROWS_PER_TILE), form.columns.div_ceil(form.group_size));
+        let per_band = form.columns.div_ceil(RUN);
+        let mut lines = vec![Line([0; ROWS_PER_TILE]); bands * per_band];
+        for (row, codes) in matrix.codes.chunks_exact(form.columns.max(1)).enumerate() {
+            let band = &mut lines[row / ROWS_PER_TILE * per_band..][..per_band];
+            for (line, run) in band.iter_mut().zip(codes.chunks(RUN)) {
+                let lane = &mut line.0[row % ROWS_PER_TILE];
+                run.iter().enumerate().for_each(|(place, &code)| *lane |= u32::from(code) << (4 * place));
             }
         }
-        let codes = second.scales.iter().zip(&second.zeros);
-        Some(Self {
-            form,
-            order: matrix.order.clone(),
-            nibbles,
-            pairs: codes.map(|(&scale, &zero)| scale as u8 | (zero as u8) << 4).collect(),
-            levels: [0, 1, 2, 3].map(|at| second.levels.iter().skip(at).step_by(4).copied().collect()),
-            outliers: matrix.outliers.clone(),
-        })
+        let group = |index: usize| {
+            let (band, group) = (index / per_row.max(1), index % per_row.max(1));
+            let mut pairs = [0; ROWS_PER_TILE];
+            for (place, pair) in pairs.iter_mut().enumerate() {
+                let row = band * ROWS_PER_TILE + place;
+                if row < form.rows {
+                    let at = row * per_row + group;
+                    *pair = second.scales[at] as u8 | (second.zeros[at] as u8) << 4;
+                }
+            }
+            GroupOfBand { pairs, levels: std::array::from_fn(|at| second.levels[4 * index + at]) }
+        };
+        let groups = (0..bands * per_row).map(group).collect();
+        Some(Self { form, order: matrix.order.clone(), lines, groups, outliers: matrix.outliers.clone() })
     }
 
     /// Bytes held in memory.
     pub fn resident_bytes(&self) -> usize {
-        let levels: usize = self.levels.iter().map(|levels| 4 * levels.len()).sum();
         let sparse = 4 * self.outliers.starts.len() + 6 * self.outliers.values.len();
-        self.nibbles.len() + self.pairs.len() + levels + 4 * self.order.len() + sparse
+        size_of_val(&self.lines[..]) + size_of_val(&self.groups[..]) + 4 * self.order.len() + sparse
     }
 
     /// `out = W input`, on this thread; with the widest kernel this CPU has.
@@ -71,7 +91,7 @@ impl PackedSpqr {
         self.multiply_with(input, out, kernel::fastest());
     }
 
-    /// [`PackedSpqr::multiply`] by the plain loop, whatever the CPU has: equal but for the order of sums.
+    /// [`PackedSpqr::multiply`] by the plain loop, whatever the CPU has: equal but for the rounding of sums.
     ///
     /// # Panics
     /// As [`PackedSpqr::multiply`].
@@ -79,47 +99,49 @@ impl PackedSpqr {
         self.multiply_with(input, out, plain);
     }
 
-    fn multiply_with(&self, input: &[f32], out: &mut [f32], of_row: kernel::RowProduct) {
+    fn multiply_with(&self, input: &[f32], out: &mut [f32], of_band: BandProduct) {
         let SpqrForm { rows, columns, group_size, .. } = self.form;
         assert!(input.len() == columns && out.len() == rows, "one number a column in, one a row out");
-        let (per_row, runs) = (columns.div_ceil(group_size), columns.div_ceil(RUN));
+        let (per_row, per_band) = (columns.div_ceil(group_size), columns.div_ceil(RUN));
         let mut swept: Vec<f32> = self.order.iter().map(|&column| input[column as usize]).collect();
         let sums: Vec<f32> = swept.chunks(group_size).map(|group| group.iter().sum()).collect();
-        swept.resize(runs * RUN, 0.0);
-        let (mut scales, mut minima) = (vec![0.0f32; per_row], vec![0.0f32; per_row]);
-        for (row, out) in out.iter_mut().enumerate() {
-            let band = row / ROWS_PER_TILE * per_row;
-            let [scale_step, scale_low, zero_step, zero_low] =
-                self.levels.each_ref().map(|levels| &levels[band..band + per_row]);
-            let pairs = &self.pairs[row * per_row..(row + 1) * per_row];
-            for group in 0..per_row {
-                let scale = scale_step[group] * f32::from(pairs[group] & 15) + scale_low[group];
-                let zero = zero_step[group] * f32::from(pairs[group] >> 4) + zero_low[group];
-                (scales[group], minima[group]) = (scale, -(scale * zero));
-            }
-            let nibbles = self.nibbles[row * runs * 8..(row + 1) * runs * 8].as_chunks::<8>().0;
-            let coded = of_row(nibbles, swept.as_chunks::<RUN>().0, &scales, group_size / RUN);
-            *out = coded + minima.iter().zip(&sums).map(|(minimum, sum)| minimum * sum).sum::<f32>();
+        swept.resize(per_band * RUN, 0.0);
+        for (band, out) in out.chunks_mut(ROWS_PER_TILE).enumerate() {
+            let lines = &self.lines[band * per_band..(band + 1) * per_band];
+            let groups = &self.groups[band * per_row..(band + 1) * per_row];
+            let found = of_band(lines, groups, swept.as_chunks::<RUN>().0, &sums, group_size / RUN);
+            out.copy_from_slice(&found[..out.len()]);
         }
         swept.truncate(columns);
         self.outliers.multiply_add(&swept, out);
     }
 }
 
-/// `sum_groups s sum(q x)` of one row: what every kernel returns.
-pub fn plain(nibbles: &[[u8; 8]], input: &[[f32; RUN]], scales: &[f32], runs_per_group: usize) -> f32 {
-    let groups = nibbles.chunks(runs_per_group).zip(input.chunks(runs_per_group)).zip(scales);
-    groups
-        .map(|((nibbles, input), scale)| {
-            let mut sum = 0.0;
-            for (bytes, values) in nibbles.iter().zip(input) {
-                for (place, &byte) in bytes.iter().enumerate() {
-                    sum += f32::from(byte & 15) * values[place] + f32::from(byte >> 4) * values[place + 8];
+/// Products of 16 rows: what every kernel returns.
+pub fn plain(
+    lines: &[Line],
+    groups: &[GroupOfBand],
+    input: &[[f32; RUN]],
+    sums: &[f32],
+    lines_per_group: usize,
+) -> [f32; ROWS_PER_TILE] {
+    let mut totals = [0.0f32; ROWS_PER_TILE];
+    let runs = lines.chunks(lines_per_group).zip(input.chunks(lines_per_group));
+    for ((lines, input), (group, sum)) in runs.zip(groups.iter().zip(sums)) {
+        let [scale_step, scale_low, zero_step, zero_low] = group.levels;
+        for (row, total) in totals.iter_mut().enumerate() {
+            let mut coded = 0.0f32;
+            for (line, values) in lines.iter().zip(input) {
+                for (place, value) in values.iter().enumerate() {
+                    coded += (line.0[row] >> (4 * place) & 15) as f32 * value;
                 }
             }
-            scale * sum
-        })
-        .sum()
+            let scale = scale_step * f32::from(group.pairs[row] & 15) + scale_low;
+            let zero = zero_step * f32::from(group.pairs[row] >> 4) + zero_low;
+            *total += scale * (coded - zero * sum);
+        }
+    }
+    totals
 }
 
 #[cfg(test)]
