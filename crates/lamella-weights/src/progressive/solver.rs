@@ -17,6 +17,8 @@ use crate::matrix::{Matrix, largest_finite};
 
 /// Models of second moments that are kept; arrays with the same inputs follow one another.
 const KEPT_FITS: usize = 4;
+/// Numbers of directions that are tried, below the most there are.
+const RANKS: [usize; 17] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192];
 /// Rows that estimates look at.
 const SAMPLE_ROWS: usize = 128;
 /// `log2` of the relative step at which an array takes about no bits, from which every bit takes one off.
@@ -47,6 +49,18 @@ pub struct Shaping {
     diagonal: Vec<f32>,
     /// Bytes of the structure.
     bytes: f64,
+}
+
+impl Shaping {
+    /// Of inputs that nothing is known of.
+    fn plain(columns: usize) -> Self {
+        Self {
+            stored: Structure::default(),
+            recursion: Recursion::new(&[], columns),
+            diagonal: vec![1.0; columns],
+            bytes: 2.0,
+        }
+    }
 }
 
 impl Solver {
@@ -92,7 +106,8 @@ impl Solver {
     /// What is known of an array's inputs, as its decoder will know it.
     ///
     /// A loading's rounding costs each row a share `step^2 / 12` of its loss per direction and its bits go as
-    /// `-log2 step`: the best step is `sqrt(12 / rows)`.
+    /// `-log2 step`: the best step is `sqrt(12 / rows)`. The number of directions is the one with which weights and
+    /// structure together take the fewest bits at equal loss, both measured: loadings rounded, bytes coded.
     ///
     /// # Errors
     /// A second moment of another dimension or with numbers that are not finite.
@@ -104,18 +119,27 @@ impl Solver {
     ) -> Result<Shaping, CodecError> {
         let (rows, columns) = (matrix.rows, matrix.columns);
         let Some(fit) = self.fit(array, columns, knowledge)? else {
-            return Ok(Shaping {
-                stored: Structure::default(),
-                recursion: Recursion::new(&[], columns),
-                diagonal: vec![1.0; columns],
-                bytes: 2.0,
-            });
+            return Ok(Shaping::plain(columns));
         };
         let exponent = ((12.0 / rows as f64).sqrt().clamp(0.01, 0.5).log2() * 4.0).round() as i32;
         let step = f64::from(power(exponent));
-        let model = fit.truncated(fit.worthwhile_rank(rows, step).min(self.rank));
-        let codes = model.loadings().iter().map(|&m| (f64::from(m) / step).round() as i32).collect();
-        let stored = Structure { exponent, codes };
+        let moment = knowledge.second_moment.as_ref();
+        let mut best: Option<(f64, DiagonalPlusLowRank, Structure, f64)> = None;
+        for rank in RANKS.into_iter().filter(|&rank| rank < fit.rank()).chain([fit.rank()]) {
+            let model = fit.truncated(rank).rounded(step);
+            let codes = model.loadings().iter().map(|&m| (f64::from(m) / step).round() as i32).collect();
+            let stored = Structure { exponent, codes };
+            let mut encoder = RangeEncoder::new();
+            let message = |message| CodecError::Solver { array: array.to_owned(), message };
+            stored.clone().code(&mut encoder, columns).map_err(message)?;
+            let bytes = encoder.finish().len() as f64;
+            let gain = moment.map_or(0.0, |moment| model.bits_against_diagonal(moment));
+            let bits = gain + 8.0 * bytes / (rows * columns) as f64;
+            if best.as_ref().is_none_or(|&(least, ..)| bits < least) {
+                best = Some((bits, model, stored, bytes));
+            }
+        }
+        let Some((_, model, stored, bytes)) = best else { return Ok(Shaping::plain(columns)) };
         let loadings = stored.loadings();
         let recursion = Recursion::new(&loadings, columns);
         let diagonal = (0..columns)
@@ -126,10 +150,7 @@ impl Solver {
                 (1.0 / (f64::from(recursion.pivots()[j]) * own)) as f32
             })
             .collect();
-        let mut encoder = RangeEncoder::new();
-        let message = |message| CodecError::Solver { array: array.to_owned(), message };
-        stored.clone().code(&mut encoder, columns).map_err(message)?;
-        Ok(Shaping { stored, recursion, diagonal, bytes: encoder.finish().len() as f64 })
+        Ok(Shaping { stored, recursion, diagonal, bytes })
     }
 
     /// Bits by which the first layer of an array with this final step is refined.

@@ -1,4 +1,4 @@
-//! `lamella inspect http://…`: with the feature `remote` from a server on this machine, without it a named refusal.
+//! `lamella inspect http://…` and `run http://… --budget`: with the feature `remote` from a server on this machine, without it a named refusal.
 
 #[cfg(not(feature = "remote"))]
 #[test]
@@ -68,5 +68,28 @@ mod with_the_feature {
         println!("{} of {} bytes in {} requests", sent.iter().sum::<usize>(), bytes.len(), sent.len());
         assert!(sent.len() <= 2 && sent.iter().sum::<usize>() < bytes.len() / 4, "{sent:?}");
         refused(&["inspect", &format!("{address}/other.lam")], &["the server has no such file"]);
+    }
+
+    #[test]
+    fn a_model_runs_once_its_smallest_prefix_has_come() {
+        let directory = scratch();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let whole = path("story.lam");
+        let story = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/stories260k");
+        let recipe = ["--recipe", "progressive(bits=4)", "--allocate", "uniform", "-o", &whole];
+        done(&[&["compress", story.to_str().unwrap()], &recipe[..]].concat());
+        let bytes = std::fs::read(&whole).unwrap();
+        let inspected = done(&["inspect", &whole, "--json"]).json();
+        let smallest = inspected["smallest_complete_bytes"].as_u64().unwrap();
+        let (address, log) = serve(bytes.clone());
+        let (address, budget) = (format!("{address}/story.lam"), smallest.to_string());
+        let run = ["--budget", &budget, "--max-tokens", "0", "--logits"];
+        let ran = done(&[&["run", &address, "Once upon a time"], &run[..], &[&path("far.npy")]].concat());
+        done(&[&["run", &whole, "Once upon a time"], &run[..], &[&path("near.npy")]].concat());
+        assert_eq!(std::fs::read(path("far.npy")).unwrap(), std::fs::read(path("near.npy")).unwrap());
+        let sent: usize = log.lock().unwrap().iter().sum();
+        println!("{sent} of {} bytes: {}", bytes.len(), ran.err.trim());
+        assert!(sent as u64 <= smallest + 16 * 1024 && sent < bytes.len(), "{sent} of {smallest}");
+        assert!(ran.err.contains("usable after"), "{}", ran.err);
     }
 }

@@ -164,6 +164,31 @@ fn cut_keeps_whole_layers_or_says_why_not() {
 }
 
 #[test]
+fn a_budget_runs_a_prefix_like_a_file_that_ends_there() {
+    let directory = scratch();
+    let path = |name: &str| at(&directory, name);
+    let (whole, part) = (path("story.lam"), path("part.lam"));
+    done(&["compress", model(), "--recipe", "progressive(bits=4)", "--allocate", "uniform", "-o", &whole]);
+    let logits = |model: &str, name: &str, more: &[&str]| {
+        let out = path(name);
+        let arguments = ["run", model, "Once upon a time", "--max-tokens", "0", "--logits", &out];
+        let ran = done(&[&arguments[..], more].concat());
+        (npy(&out), ran.err)
+    };
+    let complete = number(&done(&["inspect", &whole, "--json"]).json(), "smallest_complete_bytes") as u64;
+    let all = std::fs::metadata(&whole).unwrap().len();
+    let budget = ((complete + all) / 2).to_string();
+    std::fs::write(&part, &std::fs::read(&whole).unwrap()[..((complete + all) / 2) as usize]).unwrap();
+    let (budgeted, said) = logits(&whole, "budget.npy", &["--budget", &budget]);
+    assert!(said.contains("layers; usable after"), "{said}");
+    assert_eq!(budgeted, logits(&part, "part.npy", &[]).0);
+    assert_ne!(budgeted, logits(&whole, "whole.npy", &[]).0);
+    assert_eq!(logits(&whole, "all.npy", &["--budget", "100%"]).0, logits(&whole, "whole.npy", &[]).0);
+    refused(&["run", &whole, "Once", "--budget", &(complete - 1).to_string()], &["smallest complete"]);
+    refused(&["run", model(), "Once", "--budget", "50%"], &["only those can be read in part"]);
+}
+
+#[test]
 fn the_catalogue_has_every_system_and_claims_have_one_shape() {
     let report = done(&["systems", "--json"]).json();
     let systems = report["systems"].as_array().unwrap();
