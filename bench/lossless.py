@@ -97,8 +97,9 @@ with tempfile.TemporaryDirectory() as t:
              f"Written by `python bench/lossless.py` on {datetime.date.today()}, {len(names)} x {names[0] if names else 'unknown'}. Share: bytes of the whole "
              "file over bytes of the input; every file was brought back and compared. Speeds in MB per processor second of one thread, both inside "
              "their own process, least of five turns; *ratio* is `lamella` over ZipNN. *Two threads*: processor seconds with one thread over those of the busier of two.", "",
-             "| input | bytes | lamella | ZipNN | zstd -3 | zstd -19 | encode | ZipNN | ratio | decode | ZipNN | ratio | two threads, encode | decode |",
-             "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]
+             "*Into kept memory*: `decode_to` into memory that the caller has used before (ZipNN always returns fresh memory, so it is the same ZipNN figure).", "",
+             "| input | bytes | lamella | ZipNN | zstd -3 | zstd -19 | encode | ZipNN | ratio | decode | ZipNN | ratio | into kept memory | ratio | two threads, encode | decode |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for name, path, base, dtype in rows:
         size = os.path.getsize(path)
         lam, out = f"{t}/x.lam", f"{t}/out"
@@ -117,13 +118,15 @@ with tempfile.TemporaryDirectory() as t:
             subprocess.run(["zstd", level, "-T1", "-q", "-f", path, "-o", f"{t}/x.zst"], check=True)
             cells.append(f"{os.path.getsize(f'{t}/x.zst') / size:.4f}")
         if base or not path.endswith(".safetensors"):
-            cells += [""] * 8
+            cells += [""] * 10
         else:
             speed = json.loads(run(a.speed, path))
             for direction, theirs in (("encode", zipped and zipped[1]), ("decode", zipped and zipped[2])):
                 ours = speed["bytes"] / 1e6 / speed[f"{direction}_1"]
                 theirs = theirs and size / 1e6 / theirs
                 cells += [f"{ours:.0f}", f"{theirs:.0f}" if theirs else "", f"{ours / theirs:.2f}" if theirs else ""]
+            kept = speed["bytes"] / 1e6 / speed["kept_1"]
+            cells += [f"{kept:.0f}", f"{kept / theirs:.2f}" if theirs else ""]
             cells += [f"{speed[f'{direction}_1'] / speed[f'{direction}_2']:.2f}" for direction in ("encode", "decode")]
         lines.append("| " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)

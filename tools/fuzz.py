@@ -17,7 +17,7 @@ FUZZ = os.path.join(ROOT, "fuzz")
 TRIPLE = "x86_64-unknown-linux-gnu"
 LIMITS = "malloc 64 MiB and rss 600 MiB"
 FLAGS = " ".join(
-    ["-Cpasses=sancov-module", "-Ccodegen-units=1", "--cfg", "fuzzing"]
+    ["-Cpasses=sancov-module", "--cfg=fuzzing"]
     + [f"-Cllvm-args=-sanitizer-coverage-{f}" for f in ("level=4", "inline-8bit-counters", "pc-table", "trace-compares")]
 )
 # What may be committed of a target's corpus.
@@ -35,8 +35,10 @@ a = p.parse_args()
 targets = sorted(os.path.basename(path)[:-3] for path in glob.glob(f"{FUZZ}/fuzz_targets/*.rs"))
 targets = [t for t in targets if not a.only or t in a.only]
 if not a.no_build:
-    env = dict(os.environ, RUSTFLAGS=FLAGS)
-    wanted = [f for f in ("files", "layers") if any(t.startswith(f[:-1]) for t in targets)]
+    wrapper = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fuzz_rustc.sh")
+    env = dict(os.environ, RUSTC_WRAPPER=wrapper, LAMELLA_FUZZ_FLAGS=FLAGS)
+    prefixes = {"files": "file_", "layers": "layer_", "formats": "io_"}
+    wanted = [feature for feature, prefix in prefixes.items() if any(t.startswith(prefix) for t in targets)]
     features = ["--features", ",".join(wanted)] if wanted else []
     command = ["cargo", "build", "--release", "--manifest-path", f"{FUZZ}/Cargo.toml", "--target", TRIPLE]
     subprocess.run(command + features + [x for t in targets for x in ("--bin", t)], check=True, env=env)

@@ -2,7 +2,7 @@
 //!
 //! A table costs bits, and a table with fewer digits costs data bits: rounding each frequency to `precision + 1`
 //! significant binary digits changes the code length by about `4^-precision / 20` bit a symbol. Long data therefore
-//! wants exact tables, short data rough ones; [`fit`] tries all and returns the cheapest sum.
+//! wants exact tables, short data rough ones; [`fit`] looks for the cheapest sum.
 //!
 //! # Definition
 //! The *level* of a frequency `f` at precision `m` is `f` itself below `2^(m+1)`; above, with `e = floor(log2 f)`, it
@@ -238,17 +238,33 @@ pub struct FittedTable {
 /// As [`normalize`].
 pub fn fit(counts: &[u64], probability_bits: u32, base: Option<&Frequencies>) -> Result<FittedTable> {
     let exact = normalize(counts, probability_bits)?;
-    let mut best: Option<FittedTable> = None;
-    for precision in 0..=MAX_PRECISION {
+    let at = |precision: u32| -> Result<Option<FittedTable>> {
         let frequencies = rounded(&exact, precision)?;
         let mut encoder = RangeEncoder::new();
         HeaderModel::new().write(&mut encoder, &exact, base, precision);
         let header_bits = 8.0 * encoder.finish().len() as f64;
-        let Some(data) = frequencies.cost_fixed(counts) else { continue };
+        let Some(data) = frequencies.cost_fixed(counts) else { return Ok(None) };
         let total_bits = header_bits + data as f64 / 65536.0;
-        if best.as_ref().is_none_or(|b| total_bits < b.total_bits) {
-            best =
-                Some(FittedTable { frequencies, exact: exact.clone(), precision, header_bits, total_bits });
+        Ok(Some(FittedTable { frequencies, exact: exact.clone(), precision, header_bits, total_bits }))
+    };
+    // The sum falls and then rises with the precision but for chance, so it is followed from where it should be least:
+    // there a symbol's digit and the data's quarter of its rounding error are worth the same.
+    let n: u64 = counts.iter().sum();
+    let coded = counts.iter().filter(|&&count| count > 0).count() as u64;
+    let start = (n / (8 * coded.max(1))).checked_ilog2().map_or(0, |log| (log / 2).min(MAX_PRECISION));
+    let mut best = at(start)?;
+    for precisions in [(start + 1..=MAX_PRECISION).collect::<Vec<_>>(), (0..start).rev().collect()] {
+        let mut misses = 0;
+        for precision in precisions {
+            let Some(found) = at(precision)? else { continue };
+            if best.as_ref().is_none_or(|best| found.total_bits < best.total_bits) {
+                (best, misses) = (Some(found), 0);
+            } else {
+                misses += 1;
+            }
+            if misses == 2 {
+                break;
+            }
         }
     }
     best.ok_or(corrupt("table"))

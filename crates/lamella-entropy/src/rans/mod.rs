@@ -38,17 +38,22 @@
 
 mod assignment;
 mod container;
+mod joint;
 mod kernel;
 mod plain;
+mod search;
 mod table;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_search;
 
 pub use assignment::{Assignment, Run};
 pub use container::{decode, decode_into, encode};
+pub use joint::{JointDecoder, JointPayload};
 pub use table::{DecodeTables, EncodeTables};
 
 use crate::error::{Error, Result, corrupt};
@@ -356,6 +361,26 @@ pub(crate) fn assert_levels_agree(
         if level <= detected_level() {
             assert_eq!(decode_at(level), expected);
         }
+    }
+    if count == 0 {
+        return;
+    }
+    // Side by side and in parts, of one payload and of several.
+    let bytes = [&[lanes.index()], payload].concat();
+    for (streams, part) in [(1, 4096), (3, 97)] {
+        let jointly = || {
+            let payload = JointPayload { bytes: &bytes, assignment: *assignment, symbols: count };
+            let mut decoder = JointDecoder::at(detected_level(), &vec![payload; streams], tables)?;
+            let mut outs = vec![vec![0; count]; streams];
+            for start in (0..count).step_by(part) {
+                let end = (start + part).min(count);
+                let mut parts: Vec<&mut [u8]> = outs.iter_mut().map(|out| &mut out[start..end]).collect();
+                decoder.decode(&mut parts)?;
+            }
+            decoder.finish()?;
+            Ok(outs)
+        };
+        assert_eq!(jointly(), expected.clone().map(|symbols| vec![symbols; streams]));
     }
 }
 

@@ -24,6 +24,7 @@ use crate::error::{Error, Result, corrupt};
 pub(super) const LOW: u32 = 1 << 16;
 
 /// Decoder states and the words not yet read.
+#[derive(Debug)]
 pub(super) struct Reader<'a> {
     pub(super) states: [u32; 32],
     pub(super) words: &'a [u8],

@@ -1,5 +1,6 @@
 //! Frequencies laid out for coding: one packed 32-bit entry per slot to decode, one reciprocal per symbol to encode.
 
+use super::search::SearchTable;
 use crate::error::{Error, Result};
 use crate::models::Frequencies;
 
@@ -12,6 +13,7 @@ pub struct DecodeTables {
     pub(super) entries: Vec<u32>,
     pub(super) probability_bits: u32,
     count: usize,
+    searched: Vec<SearchTable>,
 }
 
 impl DecodeTables {
@@ -28,12 +30,18 @@ impl DecodeTables {
                 entries.extend((0..u32::from(frequency)).map(|offset| base | offset << 20));
             }
         }
-        Ok(Self { entries, probability_bits, count: tables.len() })
+        let searched = tables.iter().map(SearchTable::new).collect::<Option<_>>().unwrap_or_default();
+        Ok(Self { entries, probability_bits, count: tables.len(), searched })
     }
 
     /// Number of tables.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// The tables laid out for search; none where one of them has too many symbols.
+    pub(super) fn searched(&self) -> &[SearchTable] {
+        &self.searched
     }
 }
 

@@ -262,6 +262,63 @@ fn a_symbol_without_frequency_is_an_error() {
     }
 }
 
+/// Three tables of at most 32 symbols each: what is searched, not looked up.
+fn small_tables(bits: u32) -> Vec<Frequencies> {
+    let of = |spread: u8| {
+        let every: Vec<u8> = (0..=4 * (spread - 1)).collect();
+        table_of(&[noise(5000, spread.into(), 1), every].concat(), bits)
+    };
+    [2, 5, 8].map(of).to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn small_tables_decode_side_by_side(
+        lengths in prop::collection::vec((1usize..40, 0usize..3), 1..12), factor in 1usize..64, unit in 1usize..33,
+        bits in 8u32..13, part in 1usize..40, cut in 0usize..40_000,
+    ) {
+        let tables = small_tables(bits);
+        let (encode, decode) = (EncodeTables::new(&tables).unwrap(), DecodeTables::new(&tables).unwrap());
+        prop_assert_eq!(decode.searched().len(), 3);
+        let runs: Vec<Run> =
+            lengths.iter().map(|&(length, table)| Run { length: length * factor * (unit & 32 | 1), table }).collect();
+        let symbols: Vec<u8> =
+            runs.iter().flat_map(|run| noise(run.length, [2, 5, 8][run.table], run.length as u64)).collect();
+        let assignments = [Assignment::Runs(&runs), Assignment::One(2), Assignment::One(2)];
+        let texts = [&symbols[..], &noise(symbols.len() + 100, 8, 3), &noise(77, 8, 4)];
+        let mut payloads: Vec<Vec<u8>> = Vec::new();
+        for (symbols, assignment) in texts.iter().zip(&assignments) {
+            let coded =
+                encode_part(CpuLevel::Plain, symbols, Lanes::ThirtyTwo, &encode, &assignment.whole()).unwrap();
+            assert_levels_agree(&coded, Lanes::ThirtyTwo, &decode, assignment, symbols.len());
+            assert_levels_agree(&coded[..cut % coded.len()], Lanes::ThirtyTwo, &decode, assignment, symbols.len());
+            payloads.push([&[Lanes::ThirtyTwo.index()], &coded[..]].concat());
+        }
+        let joint: Vec<JointPayload<'_>> = (0..3)
+            .map(|i| JointPayload { bytes: &payloads[i], assignment: assignments[i], symbols: texts[i].len() })
+            .collect();
+        for level in levels() {
+            let mut decoder = JointDecoder::at(level, &joint, &decode).unwrap();
+            let mut found = vec![Vec::new(); 3];
+            loop {
+                let sizes: Vec<usize> = (0..3).map(|i| (texts[i].len() - found[i].len()).min(part * 64)).collect();
+                if sizes.iter().all(|&size| size == 0) {
+                    break;
+                }
+                let mut rooms: Vec<Vec<u8>> = sizes.iter().map(|&size| vec![0; size]).collect();
+                decoder.decode(&mut rooms.iter_mut().map(|room| &mut room[..]).collect::<Vec<_>>()).unwrap();
+                found.iter_mut().zip(&rooms).for_each(|(found, room)| found.extend_from_slice(room));
+            }
+            prop_assert!(decoder.decode(&mut [&mut [0][..], &mut [], &mut []]).is_err());
+            decoder.finish().unwrap();
+            for (found, text) in found.iter().zip(&texts) {
+                prop_assert_eq!(&found[..], *text);
+            }
+        }
+    }
+}
+
 #[test]
 fn appended_payloads_and_pairs_return() {
     let tables = three_tables();

@@ -8,9 +8,10 @@ use lamella_codec::ArraySpec;
 use rayon::prelude::*;
 
 use super::StreamError;
-use super::fields::{Fields, FloatFields, float_format};
+use super::fields::{Fields, FloatFields, NARROW_WINDOW, WINDOW, float_format};
 use super::planes::{BLOCK_ELEMENTS, fill_plane, rows_and_columns};
 use super::stream::{Classes, Coding, Counts, MAX_CLASSES, count};
+use super::vector::wide;
 
 /// How an array is cut, and how each of its streams is coded.
 pub(crate) struct Choice {
@@ -30,8 +31,13 @@ const PROMISING_BITS: f64 = 0.004;
 /// Bits that a table and a class at least take.
 const LEAST_TABLE_BITS: f64 = 80.0;
 const LEAST_CLASS_BITS: f64 = 1.0;
+/// The same of columns, which cost time: a table per symbol has to be gathered from memory.
+const PROMISING_COLUMNS_BITS: f64 = 0.05;
 /// Classes of columns must bring a stream down to this share of what it takes without.
-const COLUMNS_MUST_PAY: f64 = 0.995;
+const COLUMNS_MUST_PAY: f64 = 0.98;
+/// A wide window must save this share of the whole: its tables are looked up in memory, those of a narrow one searched
+/// in registers, at less than half the time.
+const WIDE_MUST_PAY: f64 = 0.004;
 /// Octaves above the sample's greatest magnitude that the window leaves room for.
 const HEADROOM: u16 = 2;
 
@@ -94,35 +100,59 @@ fn sample(bytes: &[u8], width: usize) -> Vec<u8> {
     }
     let n_runs = SAMPLE_WORDS / SAMPLE_RUN;
     let stride = (words - SAMPLE_RUN) / (n_runs - 1);
-    (0..n_runs)
-        .flat_map(|run| &bytes[run * stride * width..(run * stride + SAMPLE_RUN) * width])
-        .copied()
-        .collect()
+    let mut sample = Vec::with_capacity(SAMPLE_WORDS * width);
+    for run in 0..n_runs {
+        sample.extend_from_slice(&bytes[run * stride * width..(run * stride + SAMPLE_RUN) * width]);
+    }
+    sample
 }
 
 fn choose_fields(spec: &ArraySpec, sample: &[u8]) -> Fields {
     let width = spec.dtype.size_bytes();
     let Some((mantissa_bits, kept)) = float_format(spec.dtype) else { return Fields::Bytes { width } };
+    // A part of the sample is enough for this, from all over the array again.
+    let mut part = Vec::with_capacity(sample.len() / 4 + SAMPLE_RUN * width);
+    sample.chunks(SAMPLE_RUN * width / 4).step_by(4).for_each(|run| part.extend_from_slice(run));
+    let sample = &part[..];
     let n = sample.len() / width;
     let (mut best, mut best_bits) = (None, f64::INFINITY);
+    let mut values = vec![0u16; n];
     for kept_bits in kept {
-        let mut fields = FloatFields { width, mantissa_bits, kept_bits, window_start: 1 };
-        let mut values = vec![0u16; n];
+        let mut fields = FloatFields { width, mantissa_bits, kept_bits, window_start: 1, window: WINDOW };
         fields.values(sample, &mut values);
-        let greatest = values.iter().copied().max().unwrap_or(0);
-        fields.window_start = (greatest + (HEADROOM << kept_bits)).saturating_sub(253).max(1);
-        let mut symbols = vec![0; n];
-        fields.symbols(sample, &mut symbols);
-        let mut counts = [0; 256];
-        count(&symbols, &mut counts);
-        // The rest is counted too: trailing zeros of numbers that were rounded once do not depend on the kept bits,
-        // but all of it must be paid.
-        let bits = entropy_bits(&counts) + (fields.rest_bits() as usize * n) as f64 + 16.0 * counts[0] as f64;
-        if bits < best_bits * (1.0 - WORTHWHILE) {
-            (best, best_bits) = (Some(fields), bits);
+        let mut counts = vec![0u32; 1 << 16];
+        values.iter().for_each(|&value| counts[usize::from(value)] += 1);
+        let greatest = counts.iter().rposition(|&count| count > 0).unwrap_or(0);
+        // All of the rest is paid: trailing zeros of numbers that were rounded once do not depend on the kept bits.
+        let rest = (fields.rest_bits() as usize * n) as f64;
+        let wide = (greatest + (usize::from(HEADROOM) << kept_bits)).saturating_sub(253).max(1);
+        let last = (greatest + 1).saturating_sub(NARROW_WINDOW.into()).max(1);
+        // From the narrow window that ends with the greatest value down to where the great ones begin to count.
+        let narrow = (last.saturating_sub(2 << kept_bits).max(1)..=last)
+            .map(|start| (start, window_bits(&counts, start, NARROW_WINDOW, n)))
+            .fold((last, f64::INFINITY), |best, found| if found.1 <= best.1 { found } else { best });
+        let wide = (wide, window_bits(&counts, wide, WINDOW, n));
+        for ((start, bits), window, share) in
+            [(narrow, NARROW_WINDOW, 1.0), (wide, WINDOW, 1.0 + WIDE_MUST_PAY)]
+        {
+            (fields.window_start, fields.window) = (start as u16, window);
+            let bits = (bits + rest) * share;
+            if bits < best_bits * (1.0 - WORTHWHILE) {
+                (best, best_bits) = (Some(fields), bits);
+            }
         }
     }
     best.map_or(Fields::Bytes { width }, Fields::Float)
+}
+
+/// Ideal size of `n` symbols with this window, escapes included, in bits.
+fn window_bits(counts: &[u32], start: usize, window: u16, n: usize) -> f64 {
+    let mut symbols = [0; 256];
+    symbols[1] = u64::from(counts[0]);
+    let inside = counts[start..].iter().take(window.into());
+    symbols[2..].iter_mut().zip(inside).for_each(|(symbol, &count)| *symbol = u64::from(count));
+    symbols[0] = n as u64 - symbols.iter().sum::<u64>();
+    entropy_bits(&symbols) + 16.0 * symbols[0] as f64
 }
 
 /// Ideal size of what was counted, in bits.
@@ -188,16 +218,15 @@ impl Census {
         while position < symbols.len() {
             let column = (start + position) % columns;
             let row = &symbols[position..(position + columns - column).min(symbols.len())];
-            for (sum, &symbol) in sums[column..].iter_mut().zip(row) {
-                *sum = sum.wrapping_add(u32::from(symbol));
-            }
-            self.rows.push(
-                row.chunks(1 << 16)
-                    .map(|part| {
-                        u64::from(part.iter().fold(0u32, |sum, &symbol| sum.wrapping_add(u32::from(symbol))))
-                    })
-                    .sum(),
-            );
+            wide(|| {
+                for (sum, &symbol) in sums[column..].iter_mut().zip(row) {
+                    *sum = sum.wrapping_add(u32::from(symbol));
+                }
+            });
+            let sum = |part: &[u8]| {
+                wide(|| part.iter().fold(0u32, |sum, &symbol| sum.wrapping_add(u32::from(symbol))))
+            };
+            self.rows.push(row.chunks(1 << 16).map(|part| u64::from(sum(part))).sum());
             position += row.len();
         }
         self.columns = sums.into_iter().map(u64::from).collect();
@@ -242,7 +271,8 @@ fn with_classes(
     let mut best = one;
     let mut promising = Vec::new();
     for (sums, per_sum, is_rows) in [(&census.rows, columns, true), (&census.columns, rows, false)] {
-        if promised_bits(sums, per_sum, counts) < PROMISING_BITS {
+        let least = if is_rows { PROMISING_BITS } else { PROMISING_COLUMNS_BITS };
+        if promised_bits(sums, per_sum, counts) < least {
             continue;
         }
         let classes = classes_of(sums, rows * columns);
@@ -318,23 +348,32 @@ fn count_classes(
                 Fields::Float(fields) => fields.symbols(bytes, scratch),
                 Fields::Bytes { .. } => scratch.copy_from_slice(bytes),
             }
-            let mut counts = vec![[0u32; 256]; n_classes];
+            // Two histograms a class: equal neighbours then rarely wait for each other.
+            let mut counts = vec![[[0u32; 256]; 2]; n_classes];
             let (mut position, mut rest) = (start, &scratch[..]);
             while !rest.is_empty() {
                 let (row, column) = (position / columns, position % columns);
                 let (part, after) = rest.split_at((columns - column).min(rest.len()));
                 if is_rows {
-                    let counts = &mut counts[usize::from(classes[row])];
-                    part.iter().for_each(|&symbol| counts[usize::from(symbol)] += 1);
+                    let [even, odd] = &mut counts[usize::from(classes[row])];
+                    let (pairs, last) = part.as_chunks::<2>();
+                    for [first, second] in pairs {
+                        even[usize::from(*first)] = even[usize::from(*first)].wrapping_add(1);
+                        odd[usize::from(*second)] = odd[usize::from(*second)].wrapping_add(1);
+                    }
+                    last.iter().for_each(|&symbol| even[usize::from(symbol)] += 1);
                 } else {
                     for (&symbol, &class) in part.iter().zip(&classes[column..]) {
-                        counts[usize::from(class)][usize::from(symbol)] += 1;
+                        counts[usize::from(class)][0][usize::from(symbol)] += 1;
                     }
                 }
                 position += part.len();
                 rest = after;
             }
-            counts.iter().map(|counts| counts.map(u64::from)).collect::<Vec<Counts>>()
+            let sum = |[even, odd]: &[[u32; 256]; 2]| {
+                std::array::from_fn(|symbol| u64::from(even[symbol]) + u64::from(odd[symbol]))
+            };
+            counts.iter().map(sum).collect::<Vec<Counts>>()
         })
         .reduce(
             || vec![[0; 256]; n_classes],

@@ -3,8 +3,8 @@
 //! A float's bits say different things. Sign and mantissa are close to noise; the exponent takes few values. So each
 //! word becomes
 //!
-//! * a *symbol*: the exponent with the first `kept_bits` mantissa bits, as a number within a window of 254 values
-//!   under the array's greatest magnitude. The mantissa of numbers from a smooth density is skewed towards small
+//! * a *symbol*: the exponent with the first `kept_bits` mantissa bits, as a number within a window of up to 254 values,
+//!   30 where the others are rare. The mantissa of numbers from a smooth density is skewed towards small
 //!   values inside an octave, and the kept bits are where that shows;
 //! * the *rest*: the sign over the remaining mantissa bits, cut into whole bytes from the lowest up (the *low planes*)
 //!   and, on top of these, up to 7 bits (the *head*), which are packed without gaps;
@@ -14,8 +14,13 @@
 
 use lamella_codec::Dtype;
 
-/// Symbols that name values inside the window; symbol 0 is an escape, symbol 1 stands for the value 0.
-const WINDOW: u16 = 254;
+use super::vector::{deposit, extract, wide};
+
+/// Most symbols that name values inside the window; symbol 0 is an escape, symbol 1 stands for the value 0.
+pub(crate) const WINDOW: u16 = 254;
+
+/// Values of a window whose tables decode fastest: with symbols 0 and 1 they are 32.
+pub(crate) const NARROW_WINDOW: u16 = 30;
 
 /// How the words of an array are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub(crate) struct FloatFields {
     pub(crate) kept_bits: u32,
     /// Least value above 0 inside the window.
     pub(crate) window_start: u16,
+    /// Values inside it. Only an encoder asks: a decoder takes any symbol.
+    pub(crate) window: u16,
 }
 
 impl FloatFields {
@@ -101,7 +108,7 @@ impl Fields {
 macro_rules! words {
     ($module:ident, $word:ty, $bytes:literal) => {
         mod $module {
-            use super::{FloatFields, WINDOW};
+            use super::FloatFields;
 
             fn words(bytes: &[u8]) -> impl Iterator<Item = $word> + '_ {
                 bytes.as_chunks::<$bytes>().0.iter().map(|&word| <$word>::from_le_bytes(word))
@@ -109,22 +116,26 @@ macro_rules! words {
 
             const MAGNITUDE: $word = <$word>::MAX >> 1;
 
+            #[inline(always)]
             pub(super) fn values(bytes: &[u8], shift: u32, out: &mut [u16]) {
                 for (out, word) in out.iter_mut().zip(words(bytes)) {
                     *out = (word & MAGNITUDE).wrapping_shr(shift) as u16;
                 }
             }
 
+            #[inline(always)]
             pub(super) fn symbols(bytes: &[u8], fields: &FloatFields, out: &mut [u8]) {
                 let (shift, start) = (fields.mantissa_bits - fields.kept_bits, fields.window_start);
+                let window = fields.window;
                 for (out, word) in out.iter_mut().zip(words(bytes)) {
                     let value = (word & MAGNITUDE).wrapping_shr(shift) as u16;
                     let offset = value.wrapping_sub(start);
-                    let inside = if offset < WINDOW { offset.wrapping_add(2) } else { 0 };
+                    let inside = if offset < window { offset.wrapping_add(2) } else { 0 };
                     *out = if value == 0 { 1 } else { inside } as u8;
                 }
             }
 
+            #[inline(always)]
             pub(super) fn rest(bytes: &[u8], fields: &FloatFields, right: u32, out: &mut [u8]) {
                 let mantissa = fields.mantissa_bits - fields.kept_bits;
                 let mask = ((1 as $word) << mantissa) - 1;
@@ -134,6 +145,7 @@ macro_rules! words {
                 }
             }
 
+            #[inline(always)]
             pub(super) fn join(
                 symbols: &[u8],
                 fields: &FloatFields,
@@ -164,15 +176,15 @@ macro_rules! words {
                     }
                     return;
                 }
-                let mut rest: Vec<$word> = vec![0; out.len()];
                 for (index, plane) in low.iter().chain([&head]).enumerate() {
                     let left = 8 * index as u32;
-                    for (rest, &byte) in rest.iter_mut().zip(*plane) {
-                        *rest |= (byte as $word).wrapping_shl(left);
+                    for (out, &byte) in out.iter_mut().zip(*plane) {
+                        let rest = if index == 0 { 0 } else { <$word>::from_le_bytes(*out) };
+                        *out = (rest | (byte as $word).wrapping_shl(left)).to_le_bytes();
                     }
                 }
-                for ((out, &symbol), &rest) in out.iter_mut().zip(symbols).zip(&rest) {
-                    *out = whole(symbol, rest).to_le_bytes();
+                for (out, &symbol) in out.iter_mut().zip(symbols) {
+                    *out = whole(symbol, <$word>::from_le_bytes(*out)).to_le_bytes();
                 }
             }
 
@@ -193,9 +205,9 @@ words!(word64, u64, 8);
 macro_rules! by_width {
     ($fields:expr, $name:ident($($argument:expr),*)) => {
         match $fields.width {
-            2 => word16::$name($($argument),*),
-            4 => word32::$name($($argument),*),
-            _ => word64::$name($($argument),*),
+            2 => wide(|| word16::$name($($argument),*)),
+            4 => wide(|| word32::$name($($argument),*)),
+            _ => wide(|| word64::$name($($argument),*)),
         }
     };
 }
@@ -220,41 +232,45 @@ impl FloatFields {
     /// Values outside the window, in order, two bytes each.
     pub(crate) fn escapes(&self, bytes: &[u8], symbols: &[u8]) -> Vec<u8> {
         let mut escapes = Vec::new();
-        if !symbols.contains(&0) {
-            return escapes;
-        }
         let mut value = [0u16];
-        for (element, _) in symbols.iter().enumerate().filter(|(_, symbol)| **symbol == 0) {
-            self.values(&bytes[element * self.width..(element + 1) * self.width], &mut value);
-            escapes.extend_from_slice(&value[0].to_le_bytes());
+        // Escapes are rare: most stretches have none.
+        for (bytes, symbols) in bytes.chunks(256 * self.width).zip(symbols.chunks(256)) {
+            if !has_escape(symbols) {
+                continue;
+            }
+            for (word, _) in bytes.chunks(self.width).zip(symbols).filter(|(_, symbol)| **symbol == 0) {
+                self.values(word, &mut value);
+                escapes.extend_from_slice(&value[0].to_le_bytes());
+            }
         }
         escapes
     }
-    /// Puts words together; `head` is unpacked, `escapes` as [`FloatFields::escapes`] gave them. False where there are
-    /// not as many escapes as escape symbols.
+    /// Puts words together; `head` is unpacked. What stands for escape symbols is taken from the front of `escapes`, as
+    /// [`FloatFields::escapes`] gave them; false where there are too few.
     pub(crate) fn join(
         &self,
         symbols: &[u8],
         head: &[u8],
         low: &[&[u8]],
-        escapes: &[u8],
+        escapes: &mut &[u8],
         out: &mut [u8],
     ) -> bool {
         by_width!(self, join(symbols, self, head, low, out));
-        let count =
-            if symbols.contains(&0) { symbols.iter().filter(|&&symbol| symbol == 0).count() } else { 0 };
-        if count * 2 != escapes.len() {
-            return false;
+        if !has_escape(symbols) {
+            return true;
         }
-        if count > 0 {
-            let values = escapes.as_chunks::<2>().0.iter().map(|&value| u16::from_le_bytes(value));
-            let elements = symbols.iter().enumerate().filter(|(_, symbol)| **symbol == 0);
-            for ((element, _), value) in elements.zip(values) {
-                by_width!(self, patch(out, element, value, self));
-            }
+        for (element, _) in symbols.iter().enumerate().filter(|(_, symbol)| **symbol == 0) {
+            let Some((value, rest)) = escapes.split_first_chunk::<2>() else { return false };
+            *escapes = rest;
+            by_width!(self, patch(out, element, u16::from_le_bytes(*value), self));
         }
         true
     }
+}
+
+/// Whether any symbol is an escape.
+fn has_escape(symbols: &[u8]) -> bool {
+    wide(|| symbols.iter().fold(0u8, |any, &symbol| any | u8::from(symbol == 0))) != 0
 }
 
 /// One byte of each word.
@@ -290,7 +306,8 @@ pub(crate) fn pack(elements: &[u8], bits: u32, out: &mut Vec<u8>) {
     // Eight bytes are stored at a time, so the last group needs room.
     out.resize(start + size + 8, 0);
     let (groups, tail) = elements.as_chunks::<8>();
-    let mut position = start;
+    let done = extract(groups, bits, &mut out[start..]);
+    let mut position = start + done * bits as usize;
     let mut store = |group: [u8; 8]| {
         let mut x = u64::from_le_bytes(group);
         x = (x & 0x00ff_00ff_00ff_00ff) | (x & 0xff00_ff00_ff00_ff00) >> (8 - bits);
@@ -299,7 +316,7 @@ pub(crate) fn pack(elements: &[u8], bits: u32, out: &mut Vec<u8>) {
         out[position..position + 8].copy_from_slice(&x.to_le_bytes());
         position += bits as usize;
     };
-    groups.iter().for_each(|&group| store(group));
+    groups[done..].iter().for_each(|&group| store(group));
     if !tail.is_empty() {
         let mut group = [0; 8];
         group[..tail.len()].copy_from_slice(tail);
@@ -323,9 +340,10 @@ pub(crate) fn unpack(packed: &[u8], bits: u32, out: &mut [u8]) {
         x = (x & ones) | (x >> bits & ones) << 8;
         x.to_le_bytes()
     };
+    let done = deposit(packed, bits, out);
     let bits = bits as usize;
-    let mut position = 0;
-    let mut groups = out.chunks_exact_mut(8);
+    let mut position = done * bits;
+    let mut groups = out[8 * done..].chunks_exact_mut(8);
     for group in &mut groups {
         let end = (position + 8).min(packed.len());
         group.copy_from_slice(&spread(&packed[position..end]));
@@ -358,12 +376,13 @@ mod tests {
         #[test]
         fn any_words_return(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
-            format in 0usize..4, kept in 0u32..5, window_start in any::<u16>(),
+            format in 0usize..4, kept in 0u32..5, window_start in any::<u16>(), window in 1u16..255,
         ) {
             let (dtype, width) = [(Dtype::BF16, 2), (Dtype::F16, 2), (Dtype::F32, 4), (Dtype::F64, 8)][format];
             let (mantissa_bits, range) = float_format(dtype).unwrap();
             let kept_bits = kept.clamp(*range.start(), *range.end());
-            let fields = FloatFields { width, mantissa_bits, kept_bits, window_start: window_start.max(1) % 0x3000 + 1 };
+            let window_start = window_start.max(1) % 0x3000 + 1;
+            let fields = FloatFields { width, mantissa_bits, kept_bits, window_start, window };
             let bytes = &bytes[..bytes.len() / width * width];
             let count = bytes.len() / width;
             let mut symbols = vec![0; count];
@@ -378,7 +397,9 @@ mod tests {
             let low: Vec<&[u8]> = low.iter().map(|plane| &plane[..]).collect();
             let escapes = fields.escapes(bytes, &symbols);
             let mut out = vec![0; bytes.len()];
-            prop_assert!(fields.join(&symbols, &head, &low, &escapes, &mut out));
+            let mut escapes = &escapes[..];
+            prop_assert!(fields.join(&symbols, &head, &low, &mut escapes, &mut out));
+            prop_assert!(escapes.is_empty());
             prop_assert_eq!(&out[..], bytes);
         }
     }

@@ -16,6 +16,7 @@ use lamella_file::{
     write_atomically, write_to,
 };
 use lamella_io::{IoError, ModelDirectory, SafetensorsFile, SafetensorsHeader, sha256_of_file};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Planes, StreamError, encode, encode_delta};
@@ -31,6 +32,8 @@ const HEADER: &str = "header:";
 const SMALLEST_ARRAY_FILE: u64 = 64 << 10;
 /// Texts beyond this are arrays of bytes.
 const LARGEST_SIDE_FILE: u64 = 32 << 20;
+/// Bytes of arrays that are expanded side by side.
+const EXPANDED_TOGETHER: u64 = 64 << 20;
 /// Directories of tools, not of the model.
 const SKIPPED: [&str; 3] = [".git", ".cache", ".huggingface"];
 
@@ -146,12 +149,23 @@ pub fn compress(
             }
         };
         manifest.shards.push(Shard { name: file_name.clone(), metadata });
-        for array in &arrays {
-            progress.check()?;
+        // Arrays side by side, too: the small ones have too few blocks to keep all threads at work.
+        let coded: Vec<Result<(Vec<u8>, bool), LosslessError>> = arrays
+            .par_iter()
+            .map(|array| {
+                progress.check()?;
+                let coded = code(array, base.as_ref());
+                if let Source::Safetensors(file) = &source {
+                    file.release(&array.spec.name);
+                }
+                coded
+            })
+            .collect();
+        for (array, coded) in arrays.iter().zip(coded) {
             let index = manifest.arrays.len();
             let mut entry = ArrayEntry { spec: array.spec.clone(), recipe: 0, shard, storage: Storage::Own };
             names.insert(array.spec.name.clone(), index);
-            let (payload, is_delta) = code(array, base.as_ref())?;
+            let (payload, is_delta) = coded?;
             if is_delta {
                 entry.recipe = 1;
                 deltas += 1;
@@ -161,9 +175,6 @@ pub fn compress(
             manifest.layers.push(LayerEntry::of(target, &layer));
             payloads.push(layer.payload);
             manifest.arrays.push(entry);
-            if let Source::Safetensors(file) = &source {
-                file.release(&array.spec.name);
-            }
         }
     }
     if manifest.arrays.is_empty() {
@@ -335,16 +346,19 @@ pub fn expand(
         let path = inside(directory, &shard.name, &mut names).map_err(damaged)?;
         let entries: Vec<&ArrayEntry> =
             file.arrays().iter().filter(|entry| entry.shard == shard_index).collect();
-        let mut read = |entry: &ArrayEntry| -> Result<Array<'static>, LosslessError> {
+        let mut read = |entries: &[&ArrayEntry]| -> Result<Vec<Array<'static>>, LosslessError> {
             progress.check()?;
-            progress.advance("expand", done, total, &entry.spec.name);
-            done += 1;
-            decode(file, entry, exact.as_ref())
+            if let Some(entry) = entries.first() {
+                progress.advance("expand", done, total, &entry.spec.name);
+            }
+            done += entries.len() as u64;
+            entries.par_iter().map(|entry| decode(file, entry, exact.as_ref())).collect()
         };
         let is_bytes =
             matches!(&entries[..], [only] if only.spec.name == shard.name && only.spec.dtype == Dtype::U8);
         if is_bytes {
-            fs_err::write(&path, &read(entries[0])?.bytes)?;
+            let arrays = read(&entries)?;
+            fs_err::write(&path, arrays.first().map_or(&[][..], |array| &array.bytes))?;
         } else {
             let text = match value(file, &format!("{HEADER}{}", shard.name)) {
                 Some(text) => text.as_bytes().to_vec(),
@@ -356,8 +370,20 @@ pub fn expand(
                 }
             };
             let mut writer = lamella_io::SafetensorsWriter::with_header(&path, &text)?;
-            for entry in entries {
-                writer.write(&read(entry)?)?;
+            // Small arrays together, large ones alone: what is held at a time stays small.
+            let mut rest = &entries[..];
+            while !rest.is_empty() {
+                let mut bytes = 0u64;
+                let fits = rest.iter().take_while(|entry| {
+                    bytes = bytes
+                        .saturating_add(entry.spec.checked_size_bytes().map_or(u64::MAX, |size| size as u64));
+                    bytes <= EXPANDED_TOGETHER
+                });
+                let (together, after) = rest.split_at(fits.count().max(1));
+                for array in read(together)? {
+                    writer.write(&array)?;
+                }
+                rest = after;
             }
             writer.finish()?;
         }

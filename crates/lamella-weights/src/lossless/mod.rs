@@ -4,6 +4,7 @@
 //! fields.rs   a word into symbol, head and low planes (vector loops)
 //! stream.rs   one stream of bytes: raw, constant, or rANS under a table per class of rows or columns
 //! choice.rs   which of these, by measured size
+//! vector.rs   loops compiled for the machine's vectors
 //! pages.rs    large buffers on large pages
 //! planes.rs   the stored form: blocks that decode by themselves        what the recipe `exact` writes
 //! delta.rs    an array as its difference to a base model's             `exact(base=…)`
@@ -22,6 +23,7 @@ mod files;
 mod pages;
 mod planes;
 mod stream;
+mod vector;
 
 pub use delta::{decode_delta, encode_delta};
 pub use files::{LosslessError, LosslessReport, compress, expand, is_lossless};

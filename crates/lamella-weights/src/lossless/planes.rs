@@ -23,15 +23,21 @@ use rayon::prelude::*;
 
 use super::StreamError;
 use super::choice::{self, Choice};
-use super::fields::{self, Fields, FloatFields, float_format};
+use super::fields::{self, Fields, FloatFields, WINDOW, float_format};
 use super::pages::zeros;
-use super::stream::{Coding, Decoder, Encoder, Extent, take};
+use super::stream::{BlockAssignment, Coding, Decoder, Encoder, Extent, take};
 
 /// First byte of a payload of planes.
 pub(crate) const FORM_PLANES: u8 = 0;
 
 /// Elements of a block.
 pub const BLOCK_ELEMENTS: usize = 1 << 18;
+
+/// Blocks decoded side by side, at most.
+const MOST_JOINT: usize = 4;
+
+/// Elements that are decoded and put together at a time: a multiple of 32 that leaves the nearest cache half empty.
+const PART: usize = 2048;
 
 /// Rows and columns of an array as classes see them: the last axis is a row.
 pub(crate) fn rows_and_columns(shape: &[usize], elements: usize) -> (usize, usize) {
@@ -81,6 +87,15 @@ fn encode_chosen(spec: &ArraySpec, bytes: &[u8], choice: Choice) -> Result<Vec<u
     let mut rooms: Vec<Room> = Vec::new();
     rooms.resize_with(batch, Room::default);
     let n_coded = encoders.iter().filter(|encoder| matches!(encoder, Encoder::Tables(..))).count();
+    if blocks.len() == batch {
+        // All blocks at once: no room for the whole has to be made before.
+        code_batch(&fields, &encoders, &blocks, &mut rooms, columns)?;
+        let lengths = rooms.iter().map(|room| room.lengths.len() + room.data.len()).sum();
+        payload.reserve_exact(lengths);
+        rooms.iter().for_each(|room| payload.extend_from_slice(&room.lengths));
+        rooms.iter().for_each(|room| payload.extend_from_slice(&room.data));
+        return Ok(payload);
+    }
     // The index stands before the data and is known after it: nearly always it has this size.
     let expected = blocks.len() * (1 + 3 * n_coded);
     let start = payload.len() + expected;
@@ -89,10 +104,7 @@ fn encode_chosen(spec: &ArraySpec, bytes: &[u8], choice: Choice) -> Result<Vec<u
     let mut end = start;
     for batch in blocks.chunks(batch.max(1)) {
         let rooms = &mut rooms[..batch.len()];
-        batch.par_iter().zip(rooms.par_iter_mut()).try_for_each(|(&(block, bytes), room)| {
-            let extent = Extent { columns, start: block * BLOCK_ELEMENTS, length: bytes.len() / width };
-            encode_block(&fields, &encoders, bytes, extent, room)
-        })?;
+        code_batch(&fields, &encoders, batch, rooms, columns)?;
         let size: usize = rooms.iter().map(|room| room.data.len()).sum();
         if whole.len() < end + size {
             whole.resize(end + size, 0);
@@ -123,6 +135,21 @@ fn encode_chosen(spec: &ArraySpec, bytes: &[u8], choice: Choice) -> Result<Vec<u
     payload.extend_from_slice(&index);
     payload.extend_from_slice(&whole[start..]);
     Ok(payload)
+}
+
+/// Codes numbered blocks, each in its room.
+fn code_batch(
+    fields: &Fields,
+    encoders: &[Encoder<'_>],
+    blocks: &[(usize, &[u8])],
+    rooms: &mut [Room],
+    columns: usize,
+) -> Result<(), StreamError> {
+    blocks.par_iter().zip(rooms.par_iter_mut()).try_for_each(|(&(block, bytes), room)| {
+        let length = bytes.len() / fields.width();
+        let extent = Extent { columns, start: block * BLOCK_ELEMENTS, length };
+        encode_block(fields, encoders, bytes, extent, room)
+    })
 }
 
 /// What a block is coded in, used again for others.
@@ -322,7 +349,7 @@ impl<'a> Planes<'a> {
             )));
         }
         let mut out = zeros(self.block_length(block) * self.fields.width())?;
-        self.decode_into([block], [&mut out], &mut Vec::new())?;
+        self.decode_into(block, &mut out, &mut Vec::new())?;
         Ok(out)
     }
 
@@ -344,92 +371,102 @@ impl<'a> Planes<'a> {
         if out.len() != self.elements * self.fields.width() {
             return Err(StreamError::Damaged(format!("{} bytes do not hold the array", out.len())));
         }
-        // Two blocks at a time: their coders' chains of dependent steps overlap.
+        // A few blocks at a time: their coders' chains of dependent steps overlap.
+        let group = (self.blocks.len() / rayon::current_num_threads().max(1)).clamp(1, MOST_JOINT);
         let size = BLOCK_ELEMENTS * self.fields.width();
-        out.par_chunks_mut(2 * size)
+        out.par_chunks_mut(group * size)
             .enumerate()
-            .map_init(Vec::new, |scratch, (pair, out)| match out.split_at_mut_checked(size) {
-                Some((first, second)) if !second.is_empty() => {
-                    self.decode_into([2 * pair, 2 * pair + 1], [first, second], scratch)
-                }
-                _ => self.decode_into([2 * pair], [out], scratch),
-            })
+            .map_init(Vec::new, |scratch, (index, out)| self.decode_into(index * group, out, scratch))
             .collect::<Result<(), StreamError>>()
     }
 
-    /// Decodes one or two blocks.
-    fn decode_into<const K: usize>(
-        &self,
-        blocks: [usize; K],
-        out: [&mut [u8]; K],
-        scratch: &mut Vec<u8>,
-    ) -> Result<(), StreamError> {
+    /// Decodes the blocks from this one on that fill `out`, part by part: symbols and heads are put together while
+    /// they are in the nearest cache.
+    fn decode_into(&self, first: usize, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<(), StreamError> {
+        let width = self.fields.width();
         let head_bits = self.fields.head_bits();
-        // Room for every stream that cannot be used where it lies, and for the head: once for each block.
-        let n_moved = self.decoders.iter().filter(|decoder| !matches!(decoder, Decoder::Raw)).count();
-        let length = blocks.iter().map(|&block| self.block_length(block)).max().unwrap_or(0);
-        let n_rooms = n_moved + usize::from(head_bits > 0);
-        scratch.resize((K * n_rooms * length).max(scratch.len()), 0);
-        let mut rooms = scratch.chunks_exact_mut(length.max(1));
-        let mut heads: [&[u8]; K] = [&[]; K];
-        let mut planes: [Vec<&[u8]>; K] = std::array::from_fn(|_| Vec::with_capacity(self.decoders.len()));
-        let extents = blocks.map(|block| Extent {
-            columns: self.columns,
-            start: block * BLOCK_ELEMENTS,
-            length: self.block_length(block),
-        });
-        for (stream, decoder) in self.decoders.iter().enumerate() {
-            let data = blocks.map(|block| self.blocks[block].streams[stream]);
-            if matches!(decoder, Decoder::Raw) {
-                planes.iter_mut().zip(data).for_each(|(planes, data)| planes.push(data));
-                continue;
+        let mut outs: Vec<&mut [u8]> = out.chunks_mut(BLOCK_ELEMENTS * width).collect();
+        let n_blocks = outs.len();
+        let blocks = &self.blocks[first..first + n_blocks];
+        let extents: Vec<Extent> = (first..first + n_blocks)
+            .map(|block| Extent {
+                columns: self.columns,
+                start: block * BLOCK_ELEMENTS,
+                length: self.block_length(block),
+            })
+            .collect();
+        let assignments: Vec<Vec<BlockAssignment>> =
+            self.decoders.iter().map(|decoder| decoder.assignments(&extents)).collect();
+        let mut coded = Vec::with_capacity(self.decoders.len());
+        for (stream, (decoder, assignments)) in self.decoders.iter().zip(&assignments).enumerate() {
+            let data: Vec<&[u8]> = blocks.iter().map(|block| block.streams[stream]).collect();
+            coded.push(decoder.open(&data, &extents, assignments)?);
+        }
+        // Room for a part of each stream that does not lie as it is, of each block, and for a part of one head.
+        scratch.resize((self.decoders.len() * n_blocks + 1) * PART, 0);
+        let (head, rooms) = scratch.split_at_mut(PART);
+        for (rooms, decoder) in rooms.chunks_mut(n_blocks * PART).zip(&self.decoders) {
+            if let Decoder::Constant(byte) = decoder {
+                rooms.fill(*byte);
             }
-            let mut places: Vec<&mut [u8]> = rooms.by_ref().take(K).collect();
-            places.iter_mut().zip(&extents).for_each(|(place, extent)| {
-                let whole = std::mem::take(place);
-                *place = &mut whole[..extent.length];
-            });
-            match (&mut places[..], &data[..]) {
-                ([first, second], &[left, right]) => {
-                    decoder.decode_two([left, right], [extents[0], extents[1]], [first, second])?;
+        }
+        let mut escapes: Vec<&[u8]> = blocks.iter().map(|block| block.escapes).collect();
+        for start in (0..extents[0].length).step_by(PART) {
+            let part = |block: usize| extents[block].length.saturating_sub(start).min(PART);
+            for (rooms, coded) in rooms.chunks_mut(n_blocks * PART).zip(&mut coded) {
+                if let Some(coded) = coded {
+                    let rooms = rooms.chunks_mut(PART).enumerate();
+                    let mut parts: Vec<&mut [u8]> =
+                        rooms.map(|(block, room)| &mut room[..part(block)]).collect();
+                    coded.decode(&mut parts)?;
                 }
-                (places, data) => {
-                    for ((place, data), extent) in places.iter_mut().zip(data).zip(extents) {
-                        decoder.decode(data, extent, place)?;
-                    }
+            }
+            for (index, block) in blocks.iter().enumerate() {
+                let length = part(index);
+                if length == 0 {
+                    continue;
+                }
+                let mut planes: Vec<&[u8]> = Vec::with_capacity(self.decoders.len());
+                for (stream, decoder) in self.decoders.iter().enumerate() {
+                    planes.push(match decoder {
+                        Decoder::Raw => &block.streams[stream][start..start + length],
+                        _ => &rooms[(stream * n_blocks + index) * PART..][..length],
+                    });
+                }
+                let head = if head_bits == 0 {
+                    &[][..]
+                } else {
+                    let packed = &block.head[start / 8 * head_bits as usize..];
+                    fields::unpack(packed, head_bits, &mut head[..length]);
+                    &head[..length]
+                };
+                let out = &mut outs[index][start * width..(start + length) * width];
+                if !self.join(&planes, head, &mut escapes[index], out) {
+                    return Err(wrong_escapes(first + index));
                 }
             }
-            planes.iter_mut().zip(places).for_each(|(planes, place)| planes.push(place));
         }
-        if head_bits > 0 {
-            for ((head, room), (&block, extent)) in
-                heads.iter_mut().zip(rooms.by_ref().take(K)).zip(blocks.iter().zip(&extents))
-            {
-                fields::unpack(self.blocks[block].head, head_bits, &mut room[..extent.length]);
-                *head = &room[..extent.length];
-            }
+        coded.into_iter().flatten().try_for_each(|decoder| decoder.finish())?;
+        match escapes.iter().position(|left| !left.is_empty()) {
+            Some(block) => Err(wrong_escapes(first + block)),
+            None => Ok(()),
         }
-        for (((block, out), planes), head) in blocks.into_iter().zip(out).zip(&planes).zip(heads) {
-            self.join(block, planes, head, out)?;
-        }
-        Ok(())
     }
 
-    /// Puts the planes of a block together.
-    fn join(&self, block: usize, planes: &[&[u8]], head: &[u8], out: &mut [u8]) -> Result<(), StreamError> {
-        match &self.fields {
-            Fields::Bytes { width } => fields::join_bytes(planes, *width, out),
-            Fields::Float(fields) => {
-                let [symbols, low @ ..] = planes else { return Ok(()) };
-                if !fields.join(symbols, head, low, self.blocks[block].escapes, out) {
-                    return Err(StreamError::Damaged(format!(
-                        "block {block} has not one escape per escape symbol"
-                    )));
-                }
+    /// Puts planes together; false where escapes are missing.
+    fn join(&self, planes: &[&[u8]], head: &[u8], escapes: &mut &[u8], out: &mut [u8]) -> bool {
+        match (&self.fields, planes) {
+            (Fields::Float(fields), [symbols, low @ ..]) => fields.join(symbols, head, low, escapes, out),
+            _ => {
+                fields::join_bytes(planes, self.fields.width(), out);
+                true
             }
         }
-        Ok(())
     }
+}
+
+fn wrong_escapes(block: usize) -> StreamError {
+    StreamError::Damaged(format!("block {block} has not one escape per escape symbol"))
 }
 
 fn read_fields(dtype: Dtype, input: &mut &[u8]) -> Result<Fields, StreamError> {
@@ -443,7 +480,7 @@ fn read_fields(dtype: Dtype, input: &mut &[u8]) -> Result<Fields, StreamError> {
         Some((mantissa_bits, kept)) if kept.contains(&kept_bits) => {
             let start = take(input, 2)?;
             let window_start = u16::from_le_bytes([start[0], start[1]]);
-            Ok(Fields::Float(FloatFields { width, mantissa_bits, kept_bits, window_start }))
+            Ok(Fields::Float(FloatFields { width, mantissa_bits, kept_bits, window_start, window: WINDOW }))
         }
         _ => Err(StreamError::Damaged(format!("fields {kind} do not fit {}", dtype.name()))),
     }

@@ -8,7 +8,9 @@
 use lamella_entropy::models::Frequencies;
 use lamella_entropy::models::header::{self, FittedTable, HeaderModel};
 use lamella_entropy::range::{RangeDecoder, RangeEncoder};
-use lamella_entropy::rans::{self, Assignment, DecodeTables, EncodeTables, PayloadJob, Run, Workspace};
+use lamella_entropy::rans::{
+    self, Assignment, DecodeTables, EncodeTables, JointDecoder, JointPayload, Run, Workspace,
+};
 use lamella_entropy::varint::{read_varint, write_varint};
 use rayon::prelude::*;
 
@@ -99,7 +101,10 @@ impl Coding {
         let (mut tables, mut cost) = (Vec::new(), 0.0);
         let fitted = counts.par_iter().map(|counts| {
             // A class without elements still has a table: that of the whole stream.
-            header::fit(if counts.iter().all(|&count| count == 0) { &total } else { counts }, bits, None)
+            let counts = if counts.iter().all(|&count| count == 0) { &total } else { counts };
+            // Symbols beyond the last take time and no bits; one more, as a lone symbol lends to the one after it.
+            let last = counts.iter().rposition(|&count| count > 0).unwrap_or(0);
+            header::fit(&counts[..(last + 2).min(256)], bits, None)
         });
         for fitted in fitted.collect::<Vec<_>>() {
             let fitted = fitted?;
@@ -366,42 +371,35 @@ impl Decoder {
         matches!(self, Self::Tables(..))
     }
 
-    /// Decodes two blocks, side by side where that is faster.
+    /// Decodes blocks side by side, a part at a time; `None` where nothing is coded.
     ///
     /// # Errors
     /// Data no encoder wrote.
-    pub(crate) fn decode_two(
-        &self,
-        data: [&[u8]; 2],
-        extents: [Extent; 2],
-        [first, second]: [&mut [u8]; 2],
-    ) -> Result<(), StreamError> {
-        let Self::Tables(tables, classes) = self else {
-            self.decode(data[0], extents[0], first)?;
-            return self.decode(data[1], extents[1], second);
-        };
-        let parts =
-            extents.map(|extent| BlockAssignment::new(classes, extent.columns, extent.start, extent.length));
-        let jobs = [
-            PayloadJob { bytes: data[0], assignment: parts[0].get(), out: first },
-            PayloadJob { bytes: data[1], assignment: parts[1].get(), out: second },
-        ];
-        Ok(rans::decode_pair(jobs, tables)?)
+    pub(crate) fn open<'d>(
+        &'d self,
+        data: &[&'d [u8]],
+        extents: &[Extent],
+        assignments: &'d [BlockAssignment],
+    ) -> Result<Option<JointDecoder<'d>>, StreamError> {
+        let Self::Tables(tables, _) = self else { return Ok(None) };
+        let payloads: Vec<JointPayload<'d>> = data
+            .iter()
+            .zip(extents)
+            .zip(assignments)
+            .map(|((bytes, extent), assignment)| JointPayload {
+                bytes,
+                assignment: assignment.get(),
+                symbols: extent.length,
+            })
+            .collect();
+        Ok(Some(JointDecoder::new(&payloads, tables)?))
     }
 
-    /// Decodes a block into `out`.
-    ///
-    /// # Errors
-    /// Data no encoder wrote.
-    pub(crate) fn decode(&self, data: &[u8], extent: Extent, out: &mut [u8]) -> Result<(), StreamError> {
-        match self {
-            Self::Constant(byte) => out.fill(*byte),
-            Self::Raw => out.copy_from_slice(data),
-            Self::Tables(tables, classes) => {
-                let assignment = BlockAssignment::new(classes, extent.columns, extent.start, extent.length);
-                rans::decode_payload(data, tables, &assignment.get(), out)?;
-            }
-        }
-        Ok(())
+    /// What [`Decoder::open`] needs to know of each block.
+    pub(crate) fn assignments(&self, extents: &[Extent]) -> Vec<BlockAssignment> {
+        let Self::Tables(_, classes) = self else { return Vec::new() };
+        let assign =
+            |extent: &Extent| BlockAssignment::new(classes, extent.columns, extent.start, extent.length);
+        extents.iter().map(assign).collect()
     }
 }
