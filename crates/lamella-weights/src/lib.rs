@@ -18,6 +18,7 @@
 
 pub mod bitstack;
 pub mod claims;
+pub mod coded;
 pub mod compress;
 pub mod compressed_tensors;
 pub mod decoupleq;

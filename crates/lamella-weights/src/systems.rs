@@ -18,10 +18,12 @@ mod spqr;
 mod vptq;
 
 pub(crate) use bitstack::system as bitstack;
+pub(crate) use elutq::system as elutq;
 pub use exact::Exact;
 pub(crate) use k_sort::system as k_sort;
 use lamella_codec::{Registration, System};
 pub(crate) use olive::system as olive;
+pub(crate) use spqr::system as spqr;
 pub(crate) use vptq::system as vptq;
 
 /// Every codec of this wing that recipes can name.

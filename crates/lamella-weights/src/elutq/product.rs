@@ -15,6 +15,7 @@
 
 use super::form::{PlaneForm, PlaneMatrix};
 use super::kernel;
+use crate::coded::VectorProduct;
 
 /// Rows looked up together.
 pub const ROWS: usize = 32;
@@ -31,6 +32,38 @@ pub struct PackedPlanes {
     levels: Vec<f32>,
     /// `[bands of 32 rows, bits, runs, 16]`.
     nibbles: Vec<u8>,
+}
+
+impl VectorProduct for PackedPlanes {
+    fn shape(&self) -> (usize, usize) {
+        (self.form.rows, self.form.columns)
+    }
+
+    fn product(&self, input: &[f32], out: &mut [f32]) {
+        self.multiply(input, out);
+    }
+
+    fn add_row_to(&self, row: usize, target: &mut [f32]) {
+        let PlaneForm { columns, bits, group_size, .. } = self.form;
+        let (per_row, runs) = (self.form.per_row(), columns.div_ceil(RUN));
+        let (band, lane) = (row / ROWS, row % ROWS);
+        for (column, value) in target.iter_mut().enumerate().take(columns) {
+            let start = (band * per_row + column / group_size) * (bits + 1) * ROWS + lane;
+            let mut level = self.levels[start + bits * ROWS];
+            for plane in 0..bits {
+                let place = ((band * bits + plane) * runs + column / RUN) * 16 + lane % 16;
+                let nibble = self.nibbles[place] >> (lane / 16 * 4) & 15;
+                if nibble >> (column % RUN) & 1 == 1 {
+                    level += self.levels[start + plane * ROWS];
+                }
+            }
+            *value += level;
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.resident_bytes()
+    }
 }
 
 /// The subset sums of one vector.

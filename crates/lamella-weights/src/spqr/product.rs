@@ -12,6 +12,7 @@
 
 use super::form::{ROWS_PER_TILE, SpqrForm, SpqrMatrix};
 use super::kernel::{self, BandProduct};
+use crate::coded::VectorProduct;
 use crate::sparse::SparseRows;
 
 /// Columns of a line.
@@ -114,6 +115,39 @@ impl PackedSpqr {
         }
         swept.truncate(columns);
         self.outliers.multiply_add(&swept, out);
+    }
+}
+
+impl VectorProduct for PackedSpqr {
+    fn shape(&self) -> (usize, usize) {
+        (self.form.rows, self.form.columns)
+    }
+
+    fn product(&self, input: &[f32], out: &mut [f32]) {
+        self.multiply(input, out);
+    }
+
+    fn add_row_to(&self, row: usize, target: &mut [f32]) {
+        let SpqrForm { columns, group_size, .. } = self.form;
+        let (per_row, per_band) = (columns.div_ceil(group_size), columns.div_ceil(RUN));
+        let (band, lane) = (row / ROWS_PER_TILE, row % ROWS_PER_TILE);
+        for (place, &column) in self.order.iter().enumerate() {
+            let group = &self.groups[band * per_row + place / group_size];
+            let [scale_step, scale_low, zero_step, zero_low] = group.levels;
+            let scale = scale_step * f32::from(group.pairs[lane] & 15) + scale_low;
+            let zero = zero_step * f32::from(group.pairs[lane] >> 4) + zero_low;
+            let line = self.lines[band * per_band + place / RUN].0[lane];
+            target[column as usize] += scale * ((line >> (4 * (place % RUN)) & 15) as f32 - zero);
+        }
+        let (start, end) = (self.outliers.starts[row] as usize, self.outliers.starts[row + 1] as usize);
+        for entry in start..end {
+            let place = usize::from(self.outliers.columns[entry]);
+            target[self.order[place] as usize] += self.outliers.values[entry];
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.resident_bytes()
     }
 }
 

@@ -47,17 +47,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lamella_codec::{
-    Array, ArraySpec, Claim, ClaimContext, ClaimSize, Codec, CodecError, Encoded, Knowledge, Rate, Recipe,
-    Refusal, Registration, System, Wing,
+    Array, ArraySpec, Codec, CodecError, CodedLinear, Encoded, Knowledge, Rate, Recipe, Refusal,
+    Registration, System, Wing,
 };
 use lamella_quant::feedback::{Chunk, ColumnQuantizer, sweep};
 use lamella_quant::gptq::Order;
 
-use crate::claims::{ClaimBench, Error, Shown, exceptions, worst};
+use crate::coded::ByVector;
 use crate::distortion::{distortion, weighted_energy};
 use crate::elutq::fit::{Levels, alternate, descend, nearest};
 use crate::elutq::form::PlaneForm;
-use crate::elutq::timing::{self, Timing};
+use crate::elutq::measure;
+use crate::elutq::product::PackedPlanes;
 use crate::inputs::factored;
 use crate::matrix::{accepts_matrix, clamp, clamped_array, damaged, out_of_range, read_matrix, single_layer};
 
@@ -89,6 +90,7 @@ pub fn registration() -> Registration {
             ("rounds", "10", "rounds of the alternating fit, 0 to 100; 0 is the uniform grid"),
             ("damping", "0.01", "fraction of the mean diagonal added to the second moment, 0.000001 to 10"),
             ("repick", "true", "whether codes are chosen after errors moved inside their group"),
+            ("execute", "none", "run linears from their codes (codes), or decode to floats (none)"),
             (
                 "sequential",
                 "false",
@@ -115,6 +117,8 @@ pub struct Elutq {
     pub damping: f64,
     /// Whether codes are chosen column by column.
     pub repick: bool,
+    /// Whether linears run from their codes.
+    pub executes: bool,
 }
 
 impl Elutq {
@@ -135,6 +139,7 @@ impl Elutq {
             rounds: recipe.integer("rounds", 0..=100u32, 10)? as usize,
             damping: recipe.number("damping", 1e-6..=10.0, 0.01)?,
             repick: recipe.word("repick", &["true", "false"], "true")? == "true",
+            executes: recipe.word("execute", &["none", "codes"], "none")? == "codes",
             recipe,
         })
     }
@@ -205,6 +210,17 @@ impl Codec for Elutq {
         let matrix = self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
         clamped_array(spec, matrix.expand())
     }
+
+    fn execute(
+        &self,
+        spec: &ArraySpec,
+        layers: &[&[u8]],
+    ) -> Result<Option<Arc<dyn CodedLinear>>, CodecError> {
+        let Some((rows, columns)) = spec.matrix().filter(|_| self.executes) else { return Ok(None) };
+        let payload = single_layer(spec, layers)?;
+        let matrix = self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
+        Ok(Some(PackedPlanes::new(&matrix)).map(|packed| Arc::new(ByVector(packed)) as Arc<dyn CodedLinear>))
+    }
 }
 
 /// The sweep's rounding for one chunk of rows.
@@ -253,69 +269,6 @@ impl ColumnQuantizer for Rounding<'_> {
     }
 }
 
-/// Runs the system and its baselines. The claim's test and `lamella reproduce S138` call this.
-fn measure(context: &ClaimContext) -> Result<Claim, Error> {
-    let (bench, mut shown) = (ClaimBench::new(context)?, Shown::default());
-    let n = bench.linears().len();
-    let (mut below, mut squared, mut misses) = (n, n, Vec::new());
-    let (mut errors, mut perplexities, mut fixed, mut gradient) = (vec![], vec![], vec![], vec![]);
-    let mut headline = (0.0, 0.0, f64::NEG_INFINITY);
-    for seed in bench.seeds() {
-        let system = bench.measure(seed, "elutq")?;
-        let gptq = bench.gptq(seed, &system)?;
-        let rtn = bench.measure(seed, &bench.next_form("rtn", "zero=float", system.linear_bytes)?)?;
-        let (best, least) = (gptq.by_error(), gptq.by_kl());
-        if seed == 0 {
-            shown.note(&format!(
-                "{}: {:.3} bits; gptq {:.3} bits (least error {}; least KL {})",
-                bench.scope(),
-                system.linear_bits,
-                best.linear_bits,
-                best.recipe,
-                least.recipe
-            ));
-        }
-        below = below.min(system.n_better(best));
-        misses.push(exceptions(&bench, &system, best));
-        errors.push(system.mean_error() / best.mean_error());
-        // The fit by itself: without statistics no error moves.
-        let plain = bench.plain_squared_errors("elutq")?;
-        squared =
-            squared.min(plain.iter().zip(&rtn.squared_errors).filter(|(own, other)| own < other).count());
-        perplexities.push(system.perplexity / least.perplexity);
-        if system.kl / least.kl > headline.2 {
-            headline = (system.kl, least.kl, system.kl / least.kl);
-        }
-        fixed.push(system.mean_error() / bench.measure(seed, "elutq(repick=false)")?.mean_error());
-        gradient.push(system.mean_error() / bench.measure(seed, "elutq(fit=gradient)")?.mean_error());
-    }
-    misses.retain(|text| !text.is_empty());
-    shown.line(squared == n, &format!("(1) squared error below rounding's on {squared} of {n} linears"));
-    let ratio = worst(&errors).1;
-    shown.line(
-        below == n,
-        &format!(
-            "(1) error below gptq's on {below} of {n} linears, mean ratio {ratio} {}",
-            misses.join("; ")
-        ),
-    );
-    let (most, text) = worst(&perplexities);
-    shown.line(most < 0.9, &format!("(2) perplexity at 2 bits over the best gptq's, below 0.9: {text}"));
-    let (size, runs) = if context.size == ClaimSize::Full { (4096, 9) } else { (2048, 5) };
-    let Timing { look_up, expanding, dense, off, resident_bits } = timing::measure(size, runs);
-    shown.line(
-        off < 1e-4 && look_up < expanding,
-        &format!(
-            "(3) {size} x {size}, one vector, one thread: look-ups {look_up:.2} ms ({resident_bits:.2} bits in memory), \
-             expanding {expanding:.2} ms, f32 {dense:.2} ms ({:.2} times); off by {off:.1e}",
-            dense / look_up
-        ),
-    );
-    shown.note(&format!("error over that with codes fixed before the group: {}", worst(&fixed).1));
-    shown.note(&format!("error over that of the gradient fit: {}", worst(&gradient).1));
-    Ok(shown.claim(&system(), "KL divergence, nats per token", ("best of six gptq", headline.1), headline.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +285,36 @@ mod tests {
         let decoded = codec.decode(&array.spec, &[&encoded.layers[0].payload]).unwrap().to_f32().unwrap();
         for (value, mean) in decoded.iter().zip([2.0, 2.0, -3.0, -3.0, 2.0, 2.0, -3.0, -3.0f32]) {
             assert!((value - mean).abs() < 0.01, "{decoded:?}");
+        }
+    }
+
+    #[test]
+    fn linears_run_from_their_codes_as_the_decoded_matrix_does() {
+        let (rows, columns) = (45, 72);
+        let values: Vec<f32> = (0..rows * columns).map(|i| (i * 7919 % 1009) as f32 / 504.0 - 1.0).collect();
+        let spec = ArraySpec::new("w", vec![rows, columns], Dtype::F32);
+        let array = Array::from_f32(spec.clone(), &values).unwrap();
+        let catalogue = Catalogue::new(Vec::new(), crate::systems::codecs());
+        for text in ["elutq(execute=codes, group_size=32)", "elutq(execute=codes, bits=3)"] {
+            let codec = catalogue.codec(&text.parse().unwrap()).unwrap();
+            let encoded = codec.encode(&array, &Knowledge::default(), Rate::Recipe).unwrap();
+            let layers = [&encoded.layers[0].payload[..]];
+            let decoded = codec.decode(&spec, &layers).unwrap().to_f32().unwrap();
+            let linear = codec.execute(&spec, &layers).unwrap().unwrap();
+            let inputs: Vec<f32> = (0..2 * columns).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let mut outputs = vec![0.0; 2 * (rows + 3)];
+            linear.apply(&inputs, 2, &mut outputs, rows + 3, 2);
+            for (row, weights) in decoded.chunks_exact(columns).enumerate() {
+                let mut own = vec![0.0; columns];
+                linear.add_row(row, &mut own);
+                assert!(own.iter().zip(weights).all(|(a, b)| (a - b).abs() < 1e-5), "{text}, row {row}");
+                for token in 0..2 {
+                    let inputs = &inputs[token * columns..][..columns];
+                    let exact: f32 = weights.iter().zip(inputs).map(|(w, x)| w * x).sum();
+                    let found = outputs[token * (rows + 3) + 2 + row];
+                    assert!((found - exact).abs() < 1e-2, "{text}: {found} instead of {exact}");
+                }
+            }
         }
     }
 }

@@ -48,18 +48,18 @@
 use std::sync::Arc;
 
 use lamella_codec::{
-    Array, ArraySpec, Catalogue, Claim, ClaimContext, ClaimSize, Codec, CodecError, Dtype, Encoded,
-    Knowledge, Rate, Recipe, Refusal, Registration, System, Wing,
+    Array, ArraySpec, Codec, CodecError, CodedLinear, Encoded, Knowledge, Rate, Recipe, Refusal,
+    Registration, System, Wing,
 };
 use lamella_quant::gptq::{Direction, Order, reorder};
 
-use crate::claims::timing::{dense_product, median, numbers};
-use crate::claims::{ClaimBench, Error, Shown, exceptions, worst};
+use crate::coded::ByVector;
 use crate::distortion::{distortion, weighted_energy};
 use crate::inputs::factored;
 use crate::matrix::{accepts_matrix, clamp, clamped_array, damaged, out_of_range, read_matrix, single_layer};
 use crate::sparse::MAX_COLUMNS;
 use crate::spqr::form::SpqrForm;
+use crate::spqr::measure;
 use crate::spqr::product::PackedSpqr;
 use crate::spqr::solver::{Solved, Thresholds, mean_variance, solve};
 
@@ -99,6 +99,7 @@ pub fn registration() -> Registration {
                 "columns by falling mean square of the inputs (activation) or as stored (natural)",
             ),
             ("leave_one_out", "true", "whether likely outliers are kept out of their group's grid"),
+            ("execute", "none", "run linears from their codes (codes), or decode to floats (none)"),
             (
                 "sequential",
                 "false",
@@ -127,6 +128,8 @@ pub struct Spqr {
     pub order: Order,
     /// Whether step 3 leaves likely outliers out of grids.
     pub leave_one_out: bool,
+    /// Whether linears run from their codes.
+    pub executes: bool,
 }
 
 impl Spqr {
@@ -151,6 +154,7 @@ impl Spqr {
                 _ => Order::Activation,
             },
             leave_one_out: recipe.word("leave_one_out", &["true", "false"], "true")? == "true",
+            executes: recipe.word("execute", &["none", "codes"], "none")? == "codes",
             recipe,
         })
     }
@@ -217,100 +221,23 @@ impl Codec for Spqr {
         let matrix = self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
         clamped_array(spec, matrix.expand())
     }
-}
 
-/// A product with one vector from the coded form beside `f32`, on one thread.
-fn timing(size: usize, catalogue: &Catalogue) -> Result<String, Error> {
-    let mut next = numbers();
-    let mut number = || (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-    let input: Vec<f32> = (0..size).map(|_| number()).collect();
-    // Cubes have the tails that make outliers.
-    let weights: Vec<f32> = (0..size * size).map(|_| number().powi(3)).collect();
-    let array = Array::from_f32(ArraySpec::new("w", vec![size, size], Dtype::F32), &weights)?;
-    let recipe = "spqr(leave_one_out=false, threshold=1)";
-    let encoded = catalogue.codec(&recipe.parse()?)?.encode(&array, &Knowledge::default(), Rate::Recipe)?;
-    let form = SpqrForm { rows: size, columns: size, bits: 3, group_size: 16, scale_bits: 3 };
-    let matrix = form.decode(&encoded.layers[0].payload)?;
-    let packed = PackedSpqr::new(&matrix).ok_or("this form has no coded product")?;
-    let (mut coded, mut expanded) = (vec![0.0; size], vec![0.0; size]);
-    let coded_time = median(9, || packed.multiply(&input, &mut coded));
-    let dense = matrix.expand();
-    let dense_time = median(9, || dense_product(&dense, &input, &mut expanded));
-    let norm = |values: &[f32]| values.iter().map(|&y| f64::from(y).powi(2)).sum::<f64>().sqrt();
-    let apart: Vec<f32> = coded.iter().zip(&expanded).map(|(a, b)| a - b).collect();
-    Ok(format!(
-        "{size} x {size}, one vector, one thread: coded {coded_time:.2} ms ({:.2} bits in memory, {:.2} in the file), \
-         f32 {dense_time:.2} ms ({:.2} times); off by {:.1e}",
-        packed.resident_bytes() as f64 * 8.0 / (size * size) as f64,
-        encoded.size_bytes() as f64 * 8.0 / (size * size) as f64,
-        dense_time / coded_time,
-        norm(&apart) / norm(&expanded),
-    ))
-}
-
-/// Runs the system and its baselines. The claim's test and `lamella reproduce S056` call this.
-fn measure(context: &ClaimContext) -> Result<Claim, Error> {
-    let (bench, mut shown) = (ClaimBench::new(context)?, Shown::default());
-    let n = bench.linears().len();
-    let (mut ratios, mut orders, mut without, mut fine) = (vec![], vec![], vec![], vec![]);
-    let mut headline = (0.0, 0.0, f64::NEG_INFINITY);
-    for seed in bench.seeds() {
-        let system = bench.measure(seed, "spqr")?;
-        let gptq = bench.gptq(seed, &system)?;
-        let rtn = bench.measure(seed, &bench.next_form("rtn", "zero=float", system.linear_bytes)?)?;
-        let (best, least) = (gptq.by_error(), gptq.by_kl());
-        if seed == 0 {
-            shown.note(&format!(
-                "{}: {:.2} bits; gptq {:.2} bits (least error {}; least KL {})",
-                bench.scope(),
-                system.linear_bits,
-                best.linear_bits,
-                best.recipe,
-                least.recipe
-            ));
-        }
-        orders.push((system.n_better(best), best.n_better(&rtn), exceptions(&bench, &system, best)));
-        ratios.push(system.mean_error() / best.mean_error());
-        if system.kl / least.kl > headline.2 {
-            headline = (system.kl, least.kl, system.kl / least.kl);
-        }
-        let dense = bench.measure(seed, "spqr(threshold=1000000)")?;
-        let blind = bench.measure(seed, "spqr(leave_one_out=false)")?;
-        without.push((system.mean_error() / dense.mean_error(), dense.linear_bits));
-        without.push((system.mean_error() / blind.mean_error(), blind.linear_bits));
-        let fine_system = bench.measure(seed, "spqr(bits=4)")?;
-        fine.push((fine_system.perplexity / bench.original_perplexity - 1.0, fine_system.linear_bits));
+    fn execute(
+        &self,
+        spec: &ArraySpec,
+        layers: &[&[u8]],
+    ) -> Result<Option<Arc<dyn CodedLinear>>, CodecError> {
+        let Some((rows, columns)) = spec.matrix().filter(|_| self.executes) else { return Ok(None) };
+        let payload = single_layer(spec, layers)?;
+        let matrix = self.form(rows, columns).decode(payload).map_err(|message| damaged(spec, 0, message))?;
+        Ok(PackedSpqr::new(&matrix).map(|packed| Arc::new(ByVector(packed)) as Arc<dyn CodedLinear>))
     }
-    let all = |of: &dyn Fn(&(usize, usize, String)) -> usize| orders.iter().map(of).min().unwrap_or(0);
-    let (below, ordered) = (all(&|order| order.0), all(&|order| order.1));
-    shown.line(
-        below == n,
-        &format!(
-            "(1) error below gptq's on {below} of {n} linears, mean ratio {} {}",
-            worst(&ratios).1,
-            orders.iter().min_by_key(|order| order.0).map_or("", |order| order.2.as_str())
-        ),
-    );
-    shown.line(ordered == n, &format!("(1) gptq's error below rounding's on {ordered} of {n} linears"));
-    for (index, part) in ["outliers", "leaving one out"].into_iter().enumerate() {
-        let of_part: Vec<f64> = without.iter().skip(index).step_by(2).map(|entry| entry.0).collect();
-        let (most, text) = worst(&of_part);
-        let bits = without[index].1;
-        shown.line(most < 1.0, &format!("(2) error over that without {part} ({bits:.2} bits): {text}"));
-    }
-    let (most, text) = worst(&fine.iter().map(|entry| 100.0 * entry.0).collect::<Vec<_>>());
-    shown.line(
-        most < 1.0,
-        &format!("(2) perplexity at {:.2} bits over the original's, percent: {text}", fine[0].1),
-    );
-    let size = if context.size == ClaimSize::Full { 4096 } else { 1024 };
-    shown.note(&timing(size, &context.catalogue)?);
-    Ok(shown.claim(&system(), "KL divergence, nats per token", ("best of six gptq", headline.1), headline.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lamella_codec::{Catalogue, Dtype};
     use lamella_math::SecondMoment;
 
     /// Weights with a few large ones, and correlated inputs.
@@ -358,5 +285,35 @@ mod tests {
         let far =
             |values: &[f32]| values.iter().zip(&original).map(|(v, w)| (v - w).abs()).fold(0.0, f32::max);
         assert!(far(&values) < far(&dense));
+    }
+
+    #[test]
+    fn linears_run_from_their_codes_as_the_decoded_matrix_does() {
+        let (rows, columns) = (45, 72);
+        let values: Vec<f32> = (0..rows * columns).map(|i| (i * 7919 % 1009) as f32 / 504.0 - 1.0).collect();
+        let spec = ArraySpec::new("w", vec![rows, columns], Dtype::F32);
+        let array = Array::from_f32(spec.clone(), &values).unwrap();
+        let catalogue = Catalogue::new(Vec::new(), crate::systems::codecs());
+        for text in ["spqr(execute=codes)", "spqr(execute=codes, bits=4, order=natural)"] {
+            let codec = catalogue.codec(&text.parse().unwrap()).unwrap();
+            let encoded = codec.encode(&array, &Knowledge::default(), Rate::Recipe).unwrap();
+            let layers = [&encoded.layers[0].payload[..]];
+            let decoded = codec.decode(&spec, &layers).unwrap().to_f32().unwrap();
+            let linear = codec.execute(&spec, &layers).unwrap().unwrap();
+            let inputs: Vec<f32> = (0..2 * columns).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let mut outputs = vec![0.0; 2 * (rows + 3)];
+            linear.apply(&inputs, 2, &mut outputs, rows + 3, 2);
+            for (row, weights) in decoded.chunks_exact(columns).enumerate() {
+                let mut own = vec![0.0; columns];
+                linear.add_row(row, &mut own);
+                assert!(own.iter().zip(weights).all(|(a, b)| (a - b).abs() < 1e-5), "{text}, row {row}");
+                for token in 0..2 {
+                    let inputs = &inputs[token * columns..][..columns];
+                    let exact: f32 = weights.iter().zip(inputs).map(|(w, x)| w * x).sum();
+                    let found = outputs[token * (rows + 3) + 2 + row];
+                    assert!((found - exact).abs() < 1e-4, "{text}: {found} instead of {exact}");
+                }
+            }
+        }
     }
 }
