@@ -173,6 +173,8 @@ def measure(model, options, keep):
 
 def command(options):
     flags = "".join(f" --{name} {value}" for name, value in (("only", options.only), ("allocate", options.allocate)) if value)
+    if options.layers and options.join:
+        return "python3 tools/measure_progressive.py --join --layers target/release/examples/progressive_layers"
     return f"python3 tools/measure_progressive.py{flags}{' --quick' if options.quick else ''}"
 
 
@@ -201,7 +203,7 @@ def main():
         for name in () if options.join else ("minilm", "wiki5m"):
             if options.only in (None, name):
                 measure(Model(options, scratch, name), options, keep)
-    for shape in (("512", "2048", "128"), ("384", "1536", "64")) if options.layers else ():
+    for shape in (("2048", "1024", "128"), ("4096", "512", "128")) if options.layers else ():
         done = subprocess.run([options.layers, *shape], check=True, capture_output=True, text=True)
         keep("x" + "-".join(shape), [f"## A synthetic layer: `progressive_layers {' '.join(shape)}`", "", "```text", done.stdout.rstrip(), "```", ""])
     sections = [open(os.path.join(parts, name), encoding="utf-8").read() for name in sorted(os.listdir(parts))]
