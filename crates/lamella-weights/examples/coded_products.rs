@@ -17,10 +17,13 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 const SIZE: usize = 4096;
 const TURNS: usize = 21;
 
+/// A product of the matrix with one vector: input, output.
+type Product = Box<dyn Fn(&[f32], &mut [f32])>;
+
 /// Something that multiplies the matrix by one vector.
 struct Engine {
     name: String,
-    multiply: Box<dyn Fn(&[f32], &mut [f32])>,
+    multiply: Product,
     /// The matrix it stands for.
     decoded: Vec<f32>,
     resident_bytes: usize,
