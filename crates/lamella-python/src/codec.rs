@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use lamella::codec::{self, Knowledge, Rate, Recipe};
 use lamella::math::SecondMoment;
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::PyBytes;
 
 use crate::errors::{raise, usage};
 use crate::file::{array_of, spec_of};
@@ -91,12 +92,12 @@ impl Codec {
         shape: Vec<usize>,
         dtype: &str,
         layers: Vec<Vec<u8>>,
-    ) -> PyResult<Bound<'py, PyByteArray>> {
+    ) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let spec = spec_of(name, shape, dtype)?;
         let decoded = py.detach(|| {
             let layers: Vec<&[u8]> = layers.iter().map(|layer| &layer[..]).collect();
             self.codec.decode(&spec, &layers)
         });
-        Ok(PyByteArray::new(py, &decoded.map_err(|error| raise(&error))?.bytes))
+        Ok(decoded.map_err(|error| raise(&error))?.bytes.into_owned().into_pyarray(py))
     }
 }

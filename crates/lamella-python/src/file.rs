@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use lamella::codec::{Array, ArraySpec, SourceError, TensorSource};
 use lamella::weights::open::CodedModel;
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::PyBytes;
 
 use crate::errors::raise;
 
@@ -48,10 +49,10 @@ impl File {
         Ok(file.recipe(&file.arrays()[index]).to_owned())
     }
 
-    /// The little-endian bytes of one decoded array, in memory that Python owns and NumPy takes over as it is.
-    fn decode<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyByteArray>> {
+    /// The little-endian bytes of one decoded array; NumPy takes over the memory that they were decoded into.
+    fn decode<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let array = py.detach(|| self.model.array(name)).map_err(missing)?;
-        Ok(PyByteArray::new(py, &array.bytes))
+        Ok(array.bytes.into_owned().into_pyarray(py))
     }
 
     /// The files beside the weights: configuration, tokenizer.

@@ -22,17 +22,19 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
             "gptq(bits=4, group_size=16, groups=dynamic, order=activation)",
             "gptq(bits=2, group_size=32, zero=integer, order=activation)",
         ],
-        "house" => &["house(bits=3)", "house(bits=2, trellis=0, passes=1)"],
+        "house" => &["house(bits=3)", "house(bits=2, trellis=0, passes=1)", "house(execute=int4)"],
         "elutq" => &[
             "elutq",
             "elutq(bits=3, group_size=16, fit=gradient)",
             "elutq(bits=1, group_size=8, repick=false)",
+            "elutq(execute=codes, bits=3, group_size=32)",
         ],
         "decoupleq" => &["decoupleq", "decoupleq(bits=3, group_size=16, shrinks=20)"],
         "spqr" => &[
             "spqr",
             "spqr(bits=4, threshold=0.05, order=natural)",
             "spqr(bits=2, scale_bits=16, group_size=5)",
+            "spqr(execute=codes, bits=4, order=natural)",
         ],
         "progressive" => &["progressive", "progressive(bits=3, base=3, rank=4, threshold=0.5)"],
         "bitstack" => &["bitstack", "bitstack(blocks=3, rank=2)"],
@@ -57,7 +59,13 @@ fn catalogue() -> Catalogue {
 
 fn check(codec: &str) {
     let catalogue = catalogue();
-    let cases = if codec == "exact" { Cases::exact() } else { Cases::default() };
+    let cases = match codec {
+        "exact" => Cases::exact(),
+        // Activations of 8 bits, and tables of 16-bit numbers.
+        "house" | "mixllm" | "elutq" => Cases::default().with_execution_tolerance(0.01),
+        _ => Cases::default(),
+    };
+    let mut n_executed = 0;
     for recipe in recipes(codec).unwrap() {
         match check_recipe(&catalogue, recipe, &cases) {
             Ok(checked) => {
@@ -66,10 +74,15 @@ fn check(codec: &str) {
                     checked.n_arrays >= 20 && checked.n_damaged >= 200,
                     "{recipe} was hardly run: {checked:?}"
                 );
+                n_executed += checked.n_executed;
             }
             Err(broken) => panic!("{broken}"),
         }
     }
+    let registrations = codecs();
+    let own = registrations.iter().find(|registration| registration.name == codec).unwrap();
+    let executes = own.arguments.iter().any(|argument| argument.0 == "execute");
+    assert_eq!(n_executed > 0, executes, "`{codec}`: linears that ran from codes");
 }
 
 #[test]

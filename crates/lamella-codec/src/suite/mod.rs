@@ -29,18 +29,22 @@
 //! | `non-finite` | the error names the first NaN or infinity (exact codecs keep it) |
 //! | `extremes` | constant, huge and subnormal values: a finite array or an error |
 //! | `knowledge` | a second moment of the wrong dimension is no panic |
+//! | `execution` | a linear that runs from its codes has the decoded matrix's rows and products |
 //! | `cut`, `longer` | a payload cut at any byte, or with a byte more, is an error |
-//! | `bit flips` | an error, or an array of the spec asked for |
+//! | `bit flips` | an error, or an array of the spec asked for; the same of a linear made from the codes |
 //! | `wrong spec` | another number of elements (and bytes) is an error, also where no memory would hold it |
 //!
 //! A panic anywhere is a failure of the test that runs the suite. Arrays are synthetic and the same on every
 //! run: Gaussian with a few outliers, correlated inputs, one input that is always zero.
 
+mod execution;
 mod hostile;
 mod laws;
 mod synthetic;
 #[cfg(test)]
 mod tests;
+
+pub use execution::check_product;
 
 use crate::{Catalogue, Codec, Dtype, Rate, Recipe};
 
@@ -60,6 +64,8 @@ pub struct Cases {
     pub max_relative_distortion: f64,
     /// How far, relatively, a reported distortion may be from the measured one.
     pub distortion_tolerance: f64,
+    /// How far products from codes may be from the decoded matrix's, see [`check_product`].
+    pub execution_tolerance: f32,
 }
 
 impl Default for Cases {
@@ -74,6 +80,7 @@ impl Default for Cases {
             is_exact: false,
             max_relative_distortion: 1.0,
             distortion_tolerance: 0.05,
+            execution_tolerance: 1e-5,
         }
     }
 }
@@ -88,6 +95,11 @@ impl Cases {
     /// Asks for a distortion of at most `share` of what storing nothing would cause.
     pub fn with_max_relative_distortion(mut self, share: f64) -> Self {
         self.max_relative_distortion = share;
+        self
+    }
+    /// Allows for activations that are rounded on the way.
+    pub fn with_execution_tolerance(mut self, tolerance: f32) -> Self {
+        self.execution_tolerance = tolerance;
         self
     }
     /// Runs free-rate codecs at `rates`.
@@ -107,6 +119,8 @@ pub struct Checked {
     pub n_damaged: usize,
     /// Arrays the codec refused, as it said it would.
     pub n_refused: usize,
+    /// Linears that ran from their codes.
+    pub n_executed: usize,
 }
 
 /// A law that a codec breaks.
@@ -136,6 +150,7 @@ pub fn check(codec: &dyn Codec, cases: &Cases) -> Result<Checked, Violation> {
     run.non_finite()?;
     run.knowledge()?;
     run.threads()?;
+    run.execution()?;
     run.damaged()?;
     Ok(run.checked)
 }

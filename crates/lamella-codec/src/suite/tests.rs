@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Array, ArraySpec, CodecError, Encoded, Knowledge, Refusal, Registration};
+use crate::{Array, ArraySpec, CodecError, CodedLinear, Encoded, Knowledge, Refusal, Registration};
 use std::sync::Arc;
 
 /// What is wrong with a codec of the tests.
@@ -16,6 +16,34 @@ enum Fault {
     ZerosBecomeOnes,
     DecodesNothing,
     RefusesMatrices,
+    ExecutesTheLastRowTwice,
+}
+
+/// A matrix that multiplies itself.
+struct Multiplied {
+    values: Vec<f32>,
+    columns: usize,
+    fault: Fault,
+}
+
+impl CodedLinear for Multiplied {
+    fn apply(&self, inputs: &[f32], _tokens: usize, outputs: &mut [f32], stride: usize, column: usize) {
+        for (input, outputs) in inputs.chunks_exact(self.columns).zip(outputs.chunks_exact_mut(stride)) {
+            for (row, output) in self.values.chunks_exact(self.columns).zip(&mut outputs[column..]) {
+                *output = row.iter().zip(input).map(|(w, x)| w * x).sum();
+            }
+            if self.fault == Fault::ExecutesTheLastRowTwice {
+                outputs[column] = outputs[column + self.values.len() / self.columns - 1];
+            }
+        }
+    }
+    fn add_row(&self, index: usize, target: &mut [f32]) {
+        let row = &self.values[index * self.columns..][..self.columns];
+        target.iter_mut().zip(row).for_each(|(cell, weight)| *cell += weight);
+    }
+    fn resident_bytes(&self) -> usize {
+        self.values.len() * 4
+    }
 }
 
 /// Raw bytes with their length in front, or (`is_exact` not set) rounded to 16 steps per array.
@@ -130,6 +158,17 @@ impl Codec for Plain {
         }
         Ok(Array::new(spec.clone(), bytes.to_vec())?)
     }
+    fn execute(
+        &self,
+        spec: &ArraySpec,
+        layers: &[&[u8]],
+    ) -> Result<Option<Arc<dyn CodedLinear>>, CodecError> {
+        let Some((_, columns)) = spec.matrix().filter(|&(rows, columns)| rows * columns > 0) else {
+            return Ok(None);
+        };
+        let values = self.decode(spec, layers)?.to_f32()?;
+        Ok(Some(Arc::new(Multiplied { values, columns, fault: self.fault })))
+    }
 }
 
 #[test]
@@ -138,7 +177,7 @@ fn sound_codecs_pass() {
     assert!(exact.n_arrays > 100 && exact.n_damaged > 3000 && exact.n_refused == 0, "{exact:?}");
     let cases = Cases { dtypes: vec![Dtype::F32, Dtype::BF16, Dtype::I8], ..Cases::default() };
     let lossy = check(&Plain::new(false, Fault::None), &cases.with_max_relative_distortion(0.2)).unwrap();
-    assert!(lossy.n_refused > 5, "{lossy:?}");
+    assert!(lossy.n_refused > 5 && lossy.n_executed > 2, "{lossy:?}");
 }
 
 #[test]
@@ -154,6 +193,7 @@ fn each_fault_breaks_its_law() {
         (Fault::ZerosBecomeOnes, &["error", "zeros"]),
         (Fault::DecodesNothing, &["layers"]),
         (Fault::RefusesMatrices, &["accepts"]),
+        (Fault::ExecutesTheLastRowTwice, &["execution"]),
     ] {
         let broken = check(&Plain::new(false, fault), &Cases::default()).unwrap_err();
         assert!(laws.contains(&broken.law), "{fault:?}: {broken}");

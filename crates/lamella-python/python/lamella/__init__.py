@@ -18,7 +18,7 @@ A ``.lam`` file reads like a dictionary of NumPy arrays, each decoded when it is
 ((512, 64), 'float32')
 
 Single arrays go through a codec (:class:`Codec`); the catalogue of published systems is :func:`systems`.
-Only NumPy is needed. ``lamella.torch`` and ``lamella.transformers`` are for where torch is present.
+Only NumPy is needed, and imported when the first array is. ``lamella.torch`` and ``lamella.transformers`` are for where torch is present.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ import json
 import os
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-
-import numpy
 
 from . import _lamella
 from ._dtypes import as_numpy, dtype_name
@@ -47,6 +45,9 @@ from ._lamella import (
     __version__,
 )
 from ._progress import Progress, watch
+
+if typing.TYPE_CHECKING:
+    import numpy
 
 Path = str | os.PathLike[str]
 Report = dict[str, typing.Any]
@@ -259,13 +260,13 @@ def evaluate(
     return json.loads(report)
 
 
-class File(Mapping[str, numpy.ndarray]):
+class File(Mapping[str, "numpy.ndarray"]):
     """An open ``.lam`` file: a read-only mapping from array names to NumPy arrays.
 
-    Opening reads the manifest only; an array is decoded when it is asked for, by all cores, into memory that NumPy
-    uses as it is (and that ``torch.from_dlpack`` takes over). ``bfloat16`` and the 8-bit
-    floats, which NumPy does not have, come as ``ml_dtypes`` types where that package is present, else widened
-    exactly to ``float32``.
+    Opening reads the manifest only; an array is decoded when it is asked for, by all cores, into memory that is
+    handed to NumPy without a copy (and that ``torch.from_dlpack`` takes over). ``bfloat16`` and the 8-bit floats,
+    which NumPy does not have, come as ``ml_dtypes`` types where that package is present, else widened exactly to
+    ``float32``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -311,7 +312,7 @@ class File(Mapping[str, numpy.ndarray]):
 
     def raw(self, name: str) -> numpy.ndarray:
         """The decoded little-endian bytes of an array in the source's own dtype, as ``uint8``."""
-        return numpy.frombuffer(self._open.decode(name), dtype=numpy.uint8)
+        return self._open.decode(name)
 
     def recipe(self, name: str) -> str:
         """The recipe an array is coded by."""
@@ -406,7 +407,11 @@ class Codec:
             step: rate of a free-rate codec (``house``): larger is smaller and worse; default: the recipe's own bits.
             name: what errors call it.
         """
+        import numpy
+
         array = numpy.ascontiguousarray(array)
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
         moment = None
         if second_moment is not None:
             moment = numpy.ascontiguousarray(second_moment, dtype=numpy.float32)

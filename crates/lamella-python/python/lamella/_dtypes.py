@@ -6,7 +6,8 @@ import functools
 import typing
 from collections.abc import Sequence
 
-import numpy
+if typing.TYPE_CHECKING:
+    import numpy
 
 _NUMPY = {
     "F64": "<f8",
@@ -23,7 +24,6 @@ _NUMPY = {
     "BOOL": "?",
 }
 _ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-_NAMES = {numpy.dtype(code): name for name, code in _NUMPY.items()} | {numpy.dtype(bool): "BOOL"}
 
 
 def _ml_dtype(name: str) -> typing.Any | None:
@@ -36,7 +36,7 @@ def _ml_dtype(name: str) -> typing.Any | None:
 
 def dtype_name(dtype: numpy.dtype) -> str:
     """The safetensors name of a NumPy (or ``ml_dtypes``) type."""
-    name = _NAMES.get(dtype.newbyteorder("<") if dtype.kind in "fiu" else dtype)
+    name = next((key for key, value in _NUMPY.items() if dtype == value), None)
     if name is None:
         name = next((key for key, value in _ML_DTYPES.items() if value == dtype.name), None)
     if name is None:
@@ -46,15 +46,16 @@ def dtype_name(dtype: numpy.dtype) -> str:
     return name
 
 
-def as_numpy(content: bytearray | numpy.ndarray, shape: Sequence[int], name: str) -> numpy.ndarray:
+def as_numpy(content: numpy.ndarray, shape: Sequence[int], name: str) -> numpy.ndarray:
     """An array over decoded bytes: the same memory where NumPy has the type, else widened exactly to ``float32``."""
-    content = numpy.frombuffer(content, dtype=numpy.uint8)
     code = _NUMPY.get(name)
     if code is not None:
         return content.view(code).reshape(shape)
     dtype = _ml_dtype(name)
     if dtype is not None:
         return content.view(dtype).reshape(shape)
+    import numpy
+
     if name == "BF16":
         wide = content.view("<u2").astype(numpy.uint32)
         wide <<= 16
@@ -65,6 +66,8 @@ def as_numpy(content: bytearray | numpy.ndarray, shape: Sequence[int], name: str
 @functools.cache
 def _float8_values(name: str) -> numpy.ndarray:
     """The 256 values of an 8-bit float."""
+    import numpy
+
     mantissa_bits, bias = (3, 7) if name == "F8_E4M3" else (2, 15)
     codes = numpy.arange(256)
     magnitude = codes & 0x7F

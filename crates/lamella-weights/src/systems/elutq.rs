@@ -287,34 +287,4 @@ mod tests {
             assert!((value - mean).abs() < 0.01, "{decoded:?}");
         }
     }
-
-    #[test]
-    fn linears_run_from_their_codes_as_the_decoded_matrix_does() {
-        let (rows, columns) = (45, 72);
-        let values: Vec<f32> = (0..rows * columns).map(|i| (i * 7919 % 1009) as f32 / 504.0 - 1.0).collect();
-        let spec = ArraySpec::new("w", vec![rows, columns], Dtype::F32);
-        let array = Array::from_f32(spec.clone(), &values).unwrap();
-        let catalogue = Catalogue::new(Vec::new(), crate::systems::codecs());
-        for text in ["elutq(execute=codes, group_size=32)", "elutq(execute=codes, bits=3)"] {
-            let codec = catalogue.codec(&text.parse().unwrap()).unwrap();
-            let encoded = codec.encode(&array, &Knowledge::default(), Rate::Recipe).unwrap();
-            let layers = [&encoded.layers[0].payload[..]];
-            let decoded = codec.decode(&spec, &layers).unwrap().to_f32().unwrap();
-            let linear = codec.execute(&spec, &layers).unwrap().unwrap();
-            let inputs: Vec<f32> = (0..2 * columns).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-            let mut outputs = vec![0.0; 2 * (rows + 3)];
-            linear.apply(&inputs, 2, &mut outputs, rows + 3, 2);
-            for (row, weights) in decoded.chunks_exact(columns).enumerate() {
-                let mut own = vec![0.0; columns];
-                linear.add_row(row, &mut own);
-                assert!(own.iter().zip(weights).all(|(a, b)| (a - b).abs() < 1e-5), "{text}, row {row}");
-                for token in 0..2 {
-                    let inputs = &inputs[token * columns..][..columns];
-                    let exact: f32 = weights.iter().zip(inputs).map(|(w, x)| w * x).sum();
-                    let found = outputs[token * (rows + 3) + 2 + row];
-                    assert!((found - exact).abs() < 1e-2, "{text}: {found} instead of {exact}");
-                }
-            }
-        }
-    }
 }

@@ -279,33 +279,15 @@ mod tests {
     use lamella_codec::Dtype;
 
     #[test]
-    fn a_product_of_the_coded_form_is_that_of_the_decoded_matrix() {
+    fn a_file_has_the_size_that_its_share_says() {
         let (rows, columns) = (37, 100);
         let values: Vec<f32> = (0..rows * columns).map(|i| (i * 7919 % 1009) as f32 / 504.0 - 1.0).collect();
-        let spec = ArraySpec::new("w", vec![rows, columns], Dtype::F32);
-        let array = Array::from_f32(spec.clone(), &values).unwrap();
+        let array = Array::from_f32(ArraySpec::new("w", vec![rows, columns], Dtype::F32), &values).unwrap();
         for text in ["mixllm(share=30%, group_size=32)", "mixllm(share=10%)", "mixllm(share=100%)"] {
             let codec = MixLlm::from_recipe(&text.parse().unwrap()).unwrap();
             let encoded = codec.encode(&array, &Knowledge::default(), Rate::Recipe).unwrap();
-            let layers = [&encoded.layers[0].payload[..]];
             let fine = codec.count(rows);
             assert_eq!(Some(encoded.size_bytes()), codec.form(rows, columns).stored_bytes(fine), "{text}");
-            let decoded = codec.decode(&spec, &layers).unwrap().to_f32().unwrap();
-            let linear = codec.execute(&spec, &layers).unwrap().unwrap();
-            let inputs: Vec<f32> = (0..2 * columns).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-            let mut outputs = vec![0.0; 2 * (rows + 3)];
-            linear.apply(&inputs, 2, &mut outputs, rows + 3, 2);
-            for (row, weights) in decoded.chunks_exact(columns).enumerate() {
-                let mut own = vec![0.0; columns];
-                linear.add_row(row, &mut own);
-                assert_eq!(own, weights, "{text}, row {row}");
-                for token in 0..2 {
-                    let inputs = &inputs[token * columns..][..columns];
-                    let exact: f32 = weights.iter().zip(inputs).map(|(w, x)| w * x).sum();
-                    let found = outputs[token * (rows + 3) + 2 + row];
-                    assert!((found - exact).abs() < 0.15, "{text}: {found} instead of {exact}");
-                }
-            }
         }
     }
 }

@@ -163,7 +163,11 @@ impl TrainLm {
             state: state.clone(),
             resumes: self.resume,
         };
-        let trained = run.train(&mut named, &bar).map_err(|error| explained(error, &state))?;
+        let trained = run.train(&mut named, &bar).map_err(|error| {
+            // A run that left no state leaves no directory either; one with a state in it stays.
+            let _ = std::fs::remove_dir(&part);
+            explained(error, &state)
+        })?;
         let bytes = self.write(&part, &start, &named, &texts)?;
         self.report(&bar, Report { schema: 1, output: self.output.clone(), bytes, trained });
         Ok(Exit::Done)
@@ -331,7 +335,7 @@ fn explained(error: TrainError, state: &Path) -> CliError {
         TrainError::Diverged { .. } => CliError::from(error).hint("a smaller `--lr`, or a longer `--warmup`"),
         TrainError::OtherRun { .. } => CliError::from(error)
             .hint("give the arguments the run was begun with, or `--overwrite` to begin anew"),
-        TrainError::Interrupted(_) => {
+        TrainError::Interrupted(_) if state.exists() => {
             CliError::from(error).hint(format!("`--resume` goes on from `{}`", state.display()))
         }
         error => CliError::from(error),

@@ -96,5 +96,5 @@ fn what_cannot_be_trained_is_refused() {
     train(&["--resume"], &["holds no interrupted run"]);
     refused(&["train", "lm", &at(&folder, "noise.bin"), "-o", &output], &["noise.bin", "holds no text"]);
     refused(&["train", "lm", &at(&folder, "absent"), "-o", &output], &["absent"]);
-    assert!(!folder.path().join("model").exists());
+    assert!(!folder.path().join("model").exists() && !folder.path().join("model.part").exists());
 }
