@@ -40,6 +40,10 @@ def main():
              "12-bit table for each quantiser of the trellis. *Columns*: static tables for each class of columns, the best of 1 to 16 classes for each "
              "array. *Rows x columns*: classes of the product of row and column means. Static figures are ideal code lengths plus the "
              "bytes of tables and of class lists as the library codes them, without lane states. *Adaptive*: the bytes of the default coder.", "",
+             "Why there is little more to gain: a context can only say how large a code will be, not its value. Error feedback "
+             "leaves codes that are uncorrelated along a row, rows are independent given the inputs, and what differs is scale. "
+             "The products of row and column means know the scale of every code in up to 16 classes; what the adaptive coder "
+             "saves against them is what a finer knowledge of scale is worth.", "",
              "| layers | weights | one table | columns | rows x columns | adaptive | saved against columns | against rows x columns |",
              "|---|---:|---:|---:|---:|---:|---:|---:|"]
     runs = [(bits, name) for name in ("wiki5m", "MiniLM") for bits in ("2.25", "3.25", "4.25")]

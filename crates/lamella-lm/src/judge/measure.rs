@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::distribution::{divergence, log_sum_exp};
 use super::predict::most_probable;
 
 /// One model's score of one token.
@@ -26,19 +27,8 @@ pub struct Comparison {
     pub candidate: Scores,
 }
 
-/// `ln sum exp` of logits, in f64; not finite exactly where a logit is NaN or `+inf`, or all are `-inf`.
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let peak = logits.iter().fold(f32::NEG_INFINITY, |peak, &logit| peak.max(logit));
-    let peak = f64::from(peak);
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum();
-    peak + sum.ln()
-}
-
-fn score(logits: &[f32], normalizer: f64, target: usize) -> Scores {
-    Scores {
-        negative_log_likelihood: normalizer - f64::from(logits[target]),
-        is_greedy: most_probable(logits) == target,
-    }
+fn score(logits: &[f32], normalizer: f64, greedy: usize, target: usize) -> Scores {
+    Scores { negative_log_likelihood: normalizer - f64::from(logits[target]), is_greedy: greedy == target }
 }
 
 /// Scores rows of logits against the tokens that came, `logits` being `[targets, vocab_size]`.
@@ -52,7 +42,7 @@ pub fn score_logits(logits: &[f32], targets: &[u32]) -> Result<Vec<Scores>, usiz
     let scores: Vec<Scores> = logits
         .par_chunks(vocab_size.max(1))
         .zip(targets)
-        .map(|(row, &target)| score(row, log_sum_exp(row), target as usize))
+        .map(|(row, &target)| score(row, log_sum_exp(row), most_probable(row), target as usize))
         .collect();
     match scores.iter().position(|score| score.negative_log_likelihood.is_nan()) {
         Some(row) => Err(row),
@@ -76,11 +66,12 @@ pub fn compare_logits(
         .zip(targets)
         .map(|((reference, candidate), &target)| {
             let (own, other) = (log_sum_exp(reference), log_sum_exp(candidate));
+            let (first, second) = (most_probable(reference), most_probable(candidate));
             let comparison = Comparison {
                 kl_divergence: divergence(reference, candidate, own, other),
-                agrees: most_probable(reference) == most_probable(candidate),
-                reference: score(reference, own, target as usize),
-                candidate: score(candidate, other, target as usize),
+                agrees: first == second,
+                reference: score(reference, own, first, target as usize),
+                candidate: score(candidate, other, second, target as usize),
             };
             (own.is_finite(), other.is_finite(), comparison)
         })
@@ -89,19 +80,6 @@ pub fn compare_logits(
         return Err((!compared[row].0, row));
     }
     Ok(compared.into_iter().map(|(_, _, comparison)| comparison).collect())
-}
-
-/// `sum p ln(p / q)`; never below zero, as rounding would have it for equal distributions.
-fn divergence(reference: &[f32], candidate: &[f32], own: f64, other: f64) -> f64 {
-    let mut sum = 0.0;
-    for (&r, &c) in reference.iter().zip(candidate) {
-        let log_p = f64::from(r) - own;
-        let p = log_p.exp();
-        if p > 0.0 {
-            sum += p * (log_p - (f64::from(c) - other));
-        }
-    }
-    sum.max(0.0)
 }
 
 /// Mean of numbers summed in order, 0 of none.

@@ -55,6 +55,7 @@
 
 mod bootstrap;
 mod cache;
+mod distribution;
 mod embeddings;
 mod evaluation;
 mod items;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::JudgeError;
+use super::distribution::largest;
 use crate::{Hidden, Network};
 
 /// Tokens to run, and the rows whose logits are wanted.
@@ -109,11 +110,6 @@ impl Predictor for Network {
 
 /// Index of the largest logit, the first among equals.
 pub(super) fn most_probable(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (index, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = index;
-        }
-    }
-    best
+    let peak = largest(logits);
+    logits.iter().position(|&logit| logit == peak).unwrap_or(0)
 }

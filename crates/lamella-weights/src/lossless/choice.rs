@@ -120,9 +120,9 @@ fn choose_fields(spec: &ArraySpec, sample: &[u8]) -> Fields {
     for kept_bits in kept {
         let mut fields = FloatFields { width, mantissa_bits, kept_bits, window_start: 1, window: WINDOW };
         fields.values(sample, &mut values);
-        let mut counts = vec![0u32; 1 << 16];
+        let greatest = values.iter().max().map_or(0, |&value| usize::from(value));
+        let mut counts = vec![0u32; greatest + 1];
         values.iter().for_each(|&value| counts[usize::from(value)] += 1);
-        let greatest = counts.iter().rposition(|&count| count > 0).unwrap_or(0);
         // All of the rest is paid: trailing zeros of numbers that were rounded once do not depend on the kept bits.
         let rest = (fields.rest_bits() as usize * n) as f64;
         let wide = (greatest + (usize::from(HEADROOM) << kept_bits)).saturating_sub(253).max(1);
@@ -149,7 +149,7 @@ fn choose_fields(spec: &ArraySpec, sample: &[u8]) -> Fields {
 fn window_bits(counts: &[u32], start: usize, window: u16, n: usize) -> f64 {
     let mut symbols = [0; 256];
     symbols[1] = u64::from(counts[0]);
-    let inside = counts[start..].iter().take(window.into());
+    let inside = counts.iter().skip(start).take(window.into());
     symbols[2..].iter_mut().zip(inside).for_each(|(symbol, &count)| *symbol = u64::from(count));
     symbols[0] = n as u64 - symbols.iter().sum::<u64>();
     entropy_bits(&symbols) + 16.0 * symbols[0] as f64

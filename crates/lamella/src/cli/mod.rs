@@ -81,15 +81,16 @@ pub(crate) struct Common {
 impl Common {
     /// The bar, with the thread pool set up.
     pub(crate) fn start(&self) -> Result<Bar, CliError> {
+        // This thread works, too: handing each small product to another thread and waking up for its result would
+        // take longer than the product.
+        let mut pool = rayon::ThreadPoolBuilder::new().use_current_thread();
         if let Some(threads) = self.threads {
             if threads == 0 {
                 return Err(CliError::usage("`--threads` is 0; it takes 1 or more"));
             }
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build_global()
-                .map_err(|error| CliError::usage(format!("`--threads {threads}`: {error}")))?;
+            pool = pool.num_threads(threads);
         }
+        pool.build_global().map_err(|error| CliError::usage(format!("the threads: {error}")))?;
         Ok(Bar::new(match (self.quiet, self.no_progress) {
             (true, _) => Verbosity::Quiet,
             (false, true) => Verbosity::NoProgress,
