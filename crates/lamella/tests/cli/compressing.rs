@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{at, done, judged, model, number, scratch, story};
+use crate::support::{at, done, judged, model, number, scratch, short_text, story};
 
 const MODEL_BYTES: f64 = 1_044_992.0;
 /// A trellis of few states, where it is not the loss that is tested.
@@ -94,24 +94,22 @@ fn eval_reads_the_written_file_and_prints_every_figure() {
 #[test]
 fn one_and_two_threads_write_the_same_bytes() {
     let directory = scratch();
-    // Sensitivities are measured, too; on a short text, which is all that is left of it behind 1,024 tokens.
-    let (short, words) = (at(&directory, "short.txt"), format!("{}/calibration.txt", model()));
-    let words = std::fs::read_to_string(words).unwrap();
-    std::fs::write(&short, words.chars().take(8_000).collect::<String>()).unwrap();
+    // Sensitivities are measured, too, on what a short text has behind 256 tokens.
+    let short = short_text(&directory);
     let measured = ["1", "2"].map(|threads| {
         let path = at(&directory, &format!("measured{threads}.lam"));
-        let text = ["--calibrate", &short, "--tokens", "1024", "--threads", threads, "-o", &path];
+        let text = ["--calibrate", &short, "--tokens", "256", "--threads", threads, "-o", &path];
         done(&[&["compress", model(), "--size", "160KB"], &text[..]].concat());
         std::fs::read(&path).unwrap()
     });
     assert!(measured[0] == measured[1]);
     for recipe in ["house(bits=3, trellis=0)", "gptq(bits=3, order=activation)"] {
-        let paths = ["1", "2", "3"].map(|threads| {
+        let paths = ["1", "3"].map(|threads| {
             let path = at(&directory, &format!("{}{threads}.lam", &recipe[..4]));
             compress(&["--recipe", recipe, "--threads", threads, "-o", &path]);
             std::fs::read(&path).unwrap()
         });
-        assert!(paths[0] == paths[1] && paths[0] == paths[2], "{recipe}");
+        assert!(paths[0] == paths[1], "{recipe}");
     }
 }
 
@@ -160,7 +158,8 @@ fn plain_recipes_go_through_the_same_doors() {
 fn a_quality_is_met_by_the_written_file() {
     let directory = scratch();
     let path = at(&directory, "quality.lam");
-    let report = compress(&[&["--quality", "kl=0.05", "-o", &path], &LIGHT[..]].concat());
+    let quick = ["--recipe", "house(trellis=0, passes=1)", "--tokens", "2048"];
+    let report = compress(&[&["--quality", "kl=0.05", "-o", &path], &quick[..]].concat());
     let kl = number(&judged(&path, model()), "kl");
     println!("kl=0.05: {kl} at {} bytes", bytes_of(&path));
     assert!(kl <= 0.05 && kl > 0.04, "{kl}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{at, done, model, number, refused, scratch};
+use crate::support::{at, done, model, number, refused, scratch, short_text};
 
 const COMMON: [&str; 4] = ["--size", "12%", "--recipe", "house(trellis=3)"];
 
@@ -54,7 +54,10 @@ fn tied_arrays_share_a_step_and_the_plan_foresees_loss_time_and_memory() {
     let directory = scratch();
     let page = at(&directory, "r.html");
     let tie = "*.q_proj.weight,*.k_proj.weight,*.v_proj.weight";
-    let arguments = [&["plan", model(), "--tie", tie, "--report", &page, "--json"], &COMMON[..]].concat();
+    let short = short_text(&directory);
+    let text = ["--calibrate", &short, "--tokens", "256"];
+    let asked = ["plan", model(), "--tie", tie, "--report", &page, "--json"];
+    let arguments = [&asked, &COMMON[..], &text].concat();
     let report = done(&arguments).json();
     let ratios: BTreeSet<String> = report["arrays"]
         .as_array()
@@ -83,7 +86,9 @@ fn tied_arrays_share_a_step_and_the_plan_foresees_loss_time_and_memory() {
 fn candidates_are_measured_once_and_the_plan_they_give_keeps_the_size() {
     let directory = scratch();
     let (plan, points) = (at(&directory, "plan.toml"), at(&directory, "points"));
-    let rest = ["--candidate", "exact", "--points", &points, "--toml"];
+    let short = short_text(&directory);
+    let text = ["--calibrate", &short, "--tokens", "256"];
+    let rest = [&["--candidate", "exact", "--points", &points, "--toml"], &text[..]].concat();
     let arguments = [&["plan", model()], &COMMON[..], &rest[..]].concat();
     let first = done(&arguments).out;
     let measured = std::fs::read_to_string(&points).unwrap();
@@ -94,6 +99,6 @@ fn candidates_are_measured_once_and_the_plan_they_give_keeps_the_size() {
     assert_eq!(done(&[&arguments[..], &["--threads", "1"]].concat()).out, first);
     assert_eq!(std::fs::read_to_string(&points).unwrap().lines().count(), 36 + 1);
     std::fs::write(&plan, first).unwrap();
-    let report = done(&["plan", model(), "--plan", &plan, "--json"]).json();
+    let report = done(&[&["plan", model(), "--plan", &plan, "--json"], &text[..]].concat()).json();
     assert!(number(&report, "bytes") <= number(&report, "target_bytes"), "{report}");
 }

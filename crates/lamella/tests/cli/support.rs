@@ -75,6 +75,14 @@ pub(crate) fn model() -> &'static str {
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/stories260k")
 }
 
+/// The first thousand tokens, about, of the model's calibration text: enough where a test is not about what is found.
+pub(crate) fn short_text(directory: &TempDir) -> String {
+    let words = std::fs::read_to_string(format!("{}/calibration.txt", model())).unwrap();
+    let path = at(directory, "short.txt");
+    std::fs::write(&path, words.chars().take(3_000).collect::<String>()).unwrap();
+    path
+}
+
 /// The model in 160,000 bytes, made once for all tests that only read it.
 pub(crate) fn story() -> &'static str {
     static STORY: OnceLock<(TempDir, String)> = OnceLock::new();
