@@ -64,7 +64,7 @@ pub fn index(root: &Path) -> Result<Vec<Entry>, String> {
 }
 
 /// The file that holds a system, where one does: its first line names the id.
-fn file_of(root: &Path, entry: &Entry) -> Option<String> {
+pub fn file_of(root: &Path, entry: &Entry) -> Option<String> {
     let folder = format!("crates/lamella-{}/src/systems", entry.wing);
     let marker = format!("({})", entry.id);
     let mut files: Vec<_> =

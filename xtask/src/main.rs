@@ -27,6 +27,10 @@ fn main() -> ExitCode {
         ["generate"] => generate::run(&root(), false),
         ["generate", "--check"] => generate::run(&root(), true),
         ["new-system", id, name, "--wing", wing] => new_system::run(&root(), id, name, wing),
+        ["new-system", ..] => Err(
+            "`new-system` takes the id, a module name and the wing: `cargo xtask new-system S056 spqr --wing weights`"
+                .to_owned(),
+        ),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(())

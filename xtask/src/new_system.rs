@@ -9,16 +9,25 @@ pub fn run(root: &Path, id: &str, name: &str, wing: &str) -> Result<(), String> 
         return Err(format!("`{name}` is no module name; write lower-case letters, digits and `_`: `spqr`"));
     }
     let index = crate::generate::index(root)?;
-    let entry = index.iter().find(|entry| entry.id == id).ok_or_else(|| {
+    let entry = index.iter().find(|entry| entry.id.eq_ignore_ascii_case(id)).ok_or_else(|| {
         format!("no system is numbered `{id}`; `docs/systems.md` lists S001 to S{:03}", index.len())
     })?;
+    let id = &entry.id;
     if entry.wing != wing {
         return Err(format!("{id} ({}) belongs to the wing `{}`, not `{wing}`", entry.name, entry.wing));
     }
+    if let Some(built) = crate::generate::file_of(root, entry) {
+        return Err(format!("{id} ({}) is there already: {built}", entry.name));
+    }
     let source = root.join(format!("crates/lamella-{wing}/src"));
     let list = source.join("systems.rs");
-    let listed =
-        crate::read(&list).map_err(|error| format!("the wing `{wing}` has no list yet ({error})"))?;
+    if !list.exists() {
+        return Err(format!(
+            "the wing `{wing}` has no crate yet: its first system brings `crates/lamella-{wing}` with a `src/systems.rs` \
+             whose `codecs()` and `systems()` return empty lists, and enters both in `crates/lamella/src/lib.rs`"
+        ));
+    }
+    let listed = crate::read(&list)?;
     let file = source.join("systems").join(format!("{name}.rs"));
     if file.exists() {
         return Err(format!("{} is there already", file.display()));
@@ -29,7 +38,8 @@ pub fn run(root: &Path, id: &str, name: &str, wing: &str) -> Result<(), String> 
     println!("{}\n{}", file.display(), list.display());
     if by_hand.is_empty() {
         println!(
-            "next: `cargo fmt`, then fill in what is marked TELL; `cargo xtask tidy` lists what is left"
+            "next: `cargo fmt`, then step 2 of \"A system in an afternoon\" in CONTRIBUTING.md; `cargo xtask tidy` \
+             lists what is still to be told"
         );
     } else {
         println!("next: add to {} by hand: {}", list.display(), by_hand.join(", "));
@@ -146,5 +156,6 @@ mod tests {
         assert!(refusal("S056", "SpQR", "weights").contains("is no module name"));
         assert!(refusal("S056", "spqr", "kv").contains("belongs to the wing `weights`"));
         assert!(refusal("S999", "spqr", "weights").contains("S001 to S169"));
+        assert!(refusal("s056", "again", "weights").ends_with("crates/lamella-weights/src/systems/spqr.rs"));
     }
 }

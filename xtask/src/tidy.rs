@@ -4,11 +4,22 @@ use std::path::{Path, PathBuf};
 
 /// Longest file of Rust, in lines.
 const MAX_LINES: usize = 500;
+/// Longest file of a system.
+const MAX_SYSTEM_LINES: usize = 300;
 
 /// Every rule on the whole tree.
 pub fn all(root: &Path) -> Vec<String> {
-    let rules =
-        [file_lengths, unfinished, arrows, headings, registered, banned_names, local_paths, one_grammar];
+    let rules = [
+        file_lengths,
+        unfinished,
+        arrows,
+        headings,
+        registered,
+        described,
+        banned_names,
+        local_paths,
+        one_grammar,
+    ];
     rules.iter().flat_map(|rule| rule(root)).collect()
 }
 
@@ -47,11 +58,12 @@ fn texts(root: &Path, paths: Vec<PathBuf>) -> Vec<(String, String)> {
     paths.into_iter().filter_map(named).collect()
 }
 
-/// No file of Rust is longer than 500 lines.
+/// No file of Rust is longer than 500 lines, none of a system longer than 300.
 fn file_lengths(root: &Path) -> Vec<String> {
     let long = |(path, text): (String, String)| {
         let lines = text.lines().count();
-        (lines > MAX_LINES).then(|| format!("{path}: {lines} lines, at most {MAX_LINES}: split it"))
+        let most = if is_system_file(&path) { MAX_SYSTEM_LINES } else { MAX_LINES };
+        (lines > most).then(|| format!("{path}: {lines} lines, at most {most}: split it"))
     };
     rust(root).into_iter().filter_map(long).collect()
 }
@@ -177,8 +189,12 @@ fn headings(root: &Path) -> Vec<String> {
 fn system_files(root: &Path) -> Vec<(String, String)> {
     texts(root, files(&root.join("crates"), &[".rs"]))
         .into_iter()
-        .filter(|(path, _)| path.contains("/src/systems/") && path.split('/').count() == 5)
+        .filter(|(path, _)| is_system_file(path))
         .collect()
+}
+
+fn is_system_file(path: &str) -> bool {
+    path.contains("/src/systems/") && path.split('/').count() == 5
 }
 
 /// What is wrong with the doc of one system's file. A published system (its title names the id, `(S056)`) has all
@@ -220,6 +236,24 @@ fn registered(root: &Path) -> Vec<String> {
         (!is_listed).then(|| format!("{path}: no `mod {module};` in {folder}.rs"))
     };
     system_files(root).into_iter().filter_map(missing).collect()
+}
+
+/// Every registered codec has its line in the table of `docs/recipes.md`.
+fn described(root: &Path) -> Vec<String> {
+    let page = crate::read(&root.join("docs/recipes.md")).unwrap_or_default();
+    let missing = |(path, text): (String, String)| {
+        let name = codec_of(&text)?;
+        let is_there = page.lines().any(|line| line.starts_with(&format!("| `{name}` |")));
+        (!is_there).then(|| format!("{path}: no line of `{name}` in the table of docs/recipes.md"))
+    };
+    system_files(root).into_iter().filter_map(missing).collect()
+}
+
+/// The name that a system's file registers a codec under.
+fn codec_of(text: &str) -> Option<&str> {
+    let (_, registration) = text.split_once("\n    Registration {")?;
+    let (_, name) = registration.split_once("name: \"")?;
+    Some(name.split_once('"')?.0)
 }
 
 /// Words that public names do not use, with the word to use.
@@ -362,6 +396,13 @@ mod tests {
     #[test]
     fn systems_are_listed() {
         holds(registered);
+    }
+    #[test]
+    fn codecs_are_described() {
+        holds(described);
+        let registered =
+            "pub fn registration() -> Registration {\n    Registration {\n        name: \"bfp\",\n";
+        assert_eq!(codec_of(registered), Some("bfp"));
     }
     #[test]
     fn public_names_use_the_houses_words() {
