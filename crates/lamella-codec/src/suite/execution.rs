@@ -67,8 +67,10 @@ pub fn check_product(
         for (token, input) in inputs.chunks_exact(columns).enumerate() {
             let exact: f32 = own.iter().zip(input).map(|(weight, x)| weight * x).sum();
             let found = outputs[token * stride + BEFORE + row];
-            // Written this way round, a product that is NaN does not pass.
-            if !((found - exact).abs() <= tolerance * length(own) * length(input) + 1e-6) {
+            let allowed = tolerance * length(own) * length(input) + 1e-6;
+            // A product that is NaN does not pass.
+            let is_close = (found - exact).abs() <= allowed;
+            if !is_close {
                 return Err(format!("row {row} times input {token} is {exact}, not {found}"));
             }
         }
