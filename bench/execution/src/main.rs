@@ -156,7 +156,8 @@ fn table() -> Result<String, Error> {
     let bits = |bytes: usize| bytes as f64 * 8.0 / (SIZE * SIZE) as f64;
     let mut text = format!(
         "# Products on coded weights\n\nWritten by `cargo run --release` in `bench/execution/`. {SIZE} x {SIZE}, one token, one \
-         thread, median of {TURNS} turns that alternate; weights are cubes of uniform numbers, coded without statistics. *Off*: \
+         thread, median of {TURNS} turns that alternate; candle is compiled for this processor, ours chooses at run time; \
+         weights are cubes of uniform numbers, coded without statistics. *Off*: \
          distance from the product with the decoded matrix over its norm (8-bit activations where there are any). Machine: {}.\n\n\
          | engine | bits in memory | bits in a file | ms | times f32 | off |\n|---|---|---|---|---|---|\n",
         machine()
