@@ -22,7 +22,13 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
             "gptq(bits=4, group_size=16, groups=dynamic, order=activation)",
             "gptq(bits=2, group_size=32, zero=integer, order=activation)",
         ],
-        "house" => &["house(bits=3)", "house(bits=2, trellis=0, passes=1)", "house(execute=int4)"],
+        "house" => &[
+            "house(bits=3)",
+            "house(bits=2, trellis=0, passes=1)",
+            "house(bits=2, trellis=8, passes=1)",
+            "house(execute=int4)",
+            "house(execute=int8)",
+        ],
         "elutq" => &[
             "elutq",
             "elutq(bits=3, group_size=16, fit=gradient)",
