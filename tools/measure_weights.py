@@ -81,7 +81,7 @@ class Model:
             self.loss = "embedding_mse"
             self.systems = {system: recipes[:SHORT[system]] for system, recipes in SYSTEMS.items() if SHORT.get(system)}
             self.judge = ["--text", self.calibration]
-            self.pattern = "*embeddings*"
+            self.pattern = "*_embeddings.weight"
             self.protocol = ("mean squared distance of embeddings on paragraphs 200 to 327 of WikiText-2 valid; statistics of its "
                              "first 96 paragraphs over 200 characters")
 
