@@ -90,7 +90,10 @@ impl Common {
             }
             pool = pool.num_threads(threads);
         }
-        pool.build_global().map_err(|error| CliError::usage(format!("the threads: {error}")))?;
+        pool.build_global().map_err(|error| {
+            CliError::usage(format!("threads cannot be started: {error}"))
+                .hint("`--threads N` asks for fewer")
+        })?;
         Ok(Bar::new(match (self.quiet, self.no_progress) {
             (true, _) => Verbosity::Quiet,
             (false, true) => Verbosity::NoProgress,
