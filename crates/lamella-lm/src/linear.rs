@@ -10,8 +10,9 @@ use crate::site::LinearSite;
 use crate::{LmError, product};
 
 /// Gives the coded form of a linear, `None` where it shall be read as plain numbers. Embedding tables are asked for
-/// too, as linears of [`Role::Embedding`](crate::Role) from `hidden_size` features to one per row.
-pub type OperatorLookup<'a> = dyn Fn(&LinearSite) -> Option<Arc<dyn CodedLinear>> + 'a;
+/// too, as linears of [`Role::Embedding`](crate::Role) from `hidden_size` features to one per row. Several threads ask
+/// at a time, in no fixed order.
+pub type OperatorLookup<'a> = dyn Fn(&LinearSite) -> Option<Arc<dyn CodedLinear>> + Sync + 'a;
 
 /// Reads an array of `length` elements, of any shape, as numbers.
 pub(crate) fn read_vector(source: &dyn TensorSource, name: &str, length: usize) -> Result<Vec<f32>, LmError> {

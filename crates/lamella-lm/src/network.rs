@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use lamella_codec::{ArraySpec, TensorSource};
+use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::LmError;
@@ -36,6 +37,11 @@ pub struct Network {
     tables: BTreeMap<String, Table<'static>>,
     blocks: Vec<Arc<Block>>,
     head: OnceLock<Arc<Head>>,
+}
+
+/// All results, or the first error.
+fn in_order<T>(results: Vec<Result<T, LmError>>) -> Result<Vec<T>, LmError> {
+    results.into_iter().collect()
 }
 
 impl std::fmt::Debug for Network {
@@ -97,23 +103,36 @@ impl Network {
         self.resident_with(&|_| None)
     }
 
-    /// As [`Network::resident`], with the linears that `operators` knows kept in coded form.
+    /// As [`Network::resident`], with the linears that `operators` knows kept in coded form. Arrays are read side by
+    /// side.
     ///
     /// # Errors
-    /// Arrays that cannot be read.
+    /// Arrays that cannot be read; the first of them in the network's order.
     pub fn resident_with(mut self, operators: &OperatorLookup<'_>) -> Result<Self, LmError> {
-        for site in self.plan.tables(&self.config) {
-            let length = site.in_features * site.out_features;
-            let table = match operators(&site) {
-                Some(operator) => Table::Coded(operator),
-                None => Table::Resident(Arc::new(read_vector(&*self.source, &site.weight, length)?)),
+        let tables = || {
+            let sites = self.plan.tables(&self.config);
+            let read = |site: LinearSite| {
+                let length = site.in_features * site.out_features;
+                let table = match operators(&site) {
+                    Some(operator) => Table::Coded(operator),
+                    None => Table::Resident(Arc::new(read_vector(&*self.source, &site.weight, length)?)),
+                };
+                Ok((site.weight, table))
             };
-            self.tables.insert(site.weight, table);
-        }
-        self.blocks = (0..self.n_blocks())
-            .map(|index| Ok(Arc::new(self.load_block(index, &*self.source, operators)?)))
-            .collect::<Result<_, LmError>>()?;
-        let head = self.load_head(&*self.source, operators)?;
+            in_order(sites.into_par_iter().map(read).collect()).map(BTreeMap::from_iter)
+        };
+        let block = |index| Ok(Arc::new(self.load_block(index, &*self.source, operators)?));
+        let blocks = || in_order((0..self.n_blocks()).into_par_iter().map(block).collect());
+        let own_head = || match &self.plan.head {
+            Some(site) if self.plan.tables(&self.config).iter().any(|table| table.weight == site.weight) => {
+                None
+            }
+            _ => Some(self.load_head(&*self.source, operators)),
+        };
+        let (blocks, (tables, head)) = rayon::join(blocks, || rayon::join(tables, own_head));
+        (self.tables, self.blocks) = (tables?, blocks?);
+        // A tied head shares the table.
+        let head = head.unwrap_or_else(|| self.load_head(&*self.source, operators))?;
         self.head = OnceLock::from(Arc::new(head));
         Ok(self)
     }

@@ -128,10 +128,18 @@ fn sweep_chunk<Q: ColumnQuantizer>(
 
 /// Transposes `[rows, columns]` to `[columns, rows]`.
 pub fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    // In tiles of a cache line's numbers: whole rows lie so far apart that their lines push each other out.
+    const TILE: usize = 16;
     let mut out = vec![0.0; values.len()];
-    for row in 0..rows {
-        for column in 0..columns {
-            out[column * rows + row] = values[row * columns + column];
+    for first_row in (0..rows).step_by(TILE) {
+        let last_row = rows.min(first_row + TILE);
+        for first_column in (0..columns).step_by(TILE) {
+            for column in first_column..columns.min(first_column + TILE) {
+                let target = &mut out[column * rows + first_row..column * rows + last_row];
+                for (target, row) in target.iter_mut().zip(first_row..) {
+                    *target = values[row * columns + column];
+                }
+            }
         }
     }
     out

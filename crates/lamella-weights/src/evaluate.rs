@@ -1,9 +1,8 @@
 //! Judging a coded model against its original, from the written file.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lamella_codec::{Catalogue, Progress, TensorSource};
 use lamella_file::{File, Storage};
@@ -92,17 +91,17 @@ impl Opened {
     /// # Errors
     /// A damaged array.
     pub fn resident(mut self) -> Result<Self, EvaluateError> {
-        let failed = RefCell::new(None);
+        let failed = Mutex::new(None);
         let coded = self.coded.as_deref();
         let operators = |site: &LinearSite| {
             let coded = coded.filter(|_| !site.is_transposed)?;
             coded.execute(&site.weight).unwrap_or_else(|error| {
-                failed.borrow_mut().get_or_insert(error);
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 None
             })
         };
         self.model.network = self.model.network.resident_with(&operators)?;
-        match failed.into_inner() {
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(LmError::from(error).into()),
             None => Ok(self),
         }

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Kernels, Line, Row, TILE, TOKENS, TileGrids, Width};
+use super::{BLOCK, Kernels, Line, Row, TILE, TOKENS, TileGrids, Width, sparse};
 
 /// The kernels, where the machine has AVX2.
 pub(super) fn kernels() -> Option<Kernels> {
@@ -18,6 +18,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         many: tile::<TOKENS>,
         one_grouped: grouped::<1>,
         many_grouped: grouped::<TOKENS>,
+        sparse_one: sparse::one,
+        sparse_many: sparse::many,
     })
 }
 

@@ -6,17 +6,21 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Grid, Kernels, Line, Row, TILE, TOKENS, TileGrids, Width};
+use super::{BLOCK, Grid, Kernels, Line, Row, TILE, TOKENS, TileGrids, Width, avx512_sparse};
 
-/// The kernels, where the machine has AVX-512 F and BW.
+/// The kernels, where the machine has AVX-512 F, BW and VL.
 pub(super) fn kernels() -> Option<Kernels> {
-    let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let found = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl");
     found.then_some(Kernels {
         name: "avx512",
         one: tile::<1>,
         many: tile::<TOKENS>,
         one_grouped: grouped::<1>,
         many_grouped: grouped::<TOKENS>,
+        sparse_one: avx512_sparse::one,
+        sparse_many: avx512_sparse::many,
     })
 }
 
@@ -29,6 +33,8 @@ pub(super) fn kernels_vnni() -> Option<Kernels> {
         many: tile_vnni::<TOKENS>,
         one_grouped: grouped_vnni::<1>,
         many_grouped: grouped_vnni::<TOKENS>,
+        sparse_one: avx512_sparse::one,
+        sparse_many: avx512_sparse::many,
     })
 }
 

@@ -30,15 +30,20 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_sparse;
 mod grids;
 mod plain;
 mod product;
+mod sparse;
 #[cfg(test)]
 mod tests;
 
 pub use grids::Grids;
 use grids::{Grid, TileGrids};
 pub use product::{product, product_grouped};
+use rayon::prelude::*;
+pub use sparse::Sparse;
 
 /// Features that share a scale of the activations.
 pub const BLOCK: usize = 32;
@@ -141,21 +146,21 @@ impl Packed {
         (line, row % TILE * 4 + within % 4, 4 * (within as u32 / 4))
     }
 
-    /// Sets a column's codes, one per row; codes outside the width's range are cut to `-largest..=largest`, and shown
-    /// with what is missing.
+    /// Sets a column's codes, one per row; codes outside the width's range are cut to it, and shown with what is
+    /// missing.
     ///
     /// # Panics
     /// Where the column does not exist or there is not one code per row.
     pub fn set_column(&mut self, column: usize, codes: &[i32], mut missing: impl FnMut(usize, i32)) {
         assert!(column < self.columns && codes.len() == self.rows, "one code per row of an existing column");
-        let (largest, bias) = (self.width.largest(), self.width.bias());
+        let bias = self.width.bias();
         let blocks = self.columns.div_ceil(BLOCK) * self.width.lines();
         let (first, byte, shift) = self.place(0, column);
         let mask = if self.width == Width::Four { 15u8 } else { 255 };
         for (tile, codes) in codes.chunks(TILE).enumerate() {
             let line = &mut self.lines[first + tile * blocks].0;
             for (row, &code) in codes.iter().enumerate() {
-                let kept = code.clamp(-largest, largest);
+                let kept = code.clamp(-bias, bias - 1);
                 if kept != code {
                     missing(tile * TILE + row, code.wrapping_sub(kept));
                 }
@@ -224,10 +229,19 @@ impl Activations {
             scales: vec![0.0; tokens * blocks],
             sums: vec![0; tokens * blocks],
         };
-        let per_row = new.codes.chunks_exact_mut(blocks * BLOCK);
-        let side = new.scales.chunks_exact_mut(blocks).zip(new.sums.chunks_exact_mut(blocks));
-        for ((row, codes), (scales, sums)) in inputs.chunks_exact(columns).zip(per_row).zip(side) {
-            product::round_row(row, steps, codes, scales, sums);
+        if tokens <= TOKENS {
+            let per_row = new.codes.chunks_exact_mut(blocks * BLOCK);
+            let side = new.scales.chunks_exact_mut(blocks).zip(new.sums.chunks_exact_mut(blocks));
+            for ((row, codes), (scales, sums)) in inputs.chunks_exact(columns).zip(per_row).zip(side) {
+                product::round_row(row, steps, codes, scales, sums);
+            }
+        } else {
+            let per_row = new.codes.par_chunks_exact_mut(blocks * BLOCK);
+            let side = new.scales.par_chunks_exact_mut(blocks).zip(new.sums.par_chunks_exact_mut(blocks));
+            let rows = inputs.par_chunks_exact(columns).zip(per_row).zip(side);
+            rows.for_each(|((row, codes), (scales, sums))| {
+                product::round_row(row, steps, codes, scales, sums)
+            });
         }
         new
     }
@@ -269,6 +283,8 @@ struct Kernels {
     many: Kernel<TOKENS>,
     one_grouped: GroupedKernel<1>,
     many_grouped: GroupedKernel<TOKENS>,
+    sparse_one: sparse::One,
+    sparse_many: sparse::Many,
 }
 
 /// The kernels of this machine, least first; the first is [`plain`].
@@ -280,6 +296,8 @@ fn all_kernels() -> Vec<Kernels> {
         many: plain::tile,
         one_grouped: plain::grouped,
         many_grouped: plain::grouped,
+        sparse_one: sparse::one,
+        sparse_many: sparse::many,
     }];
     #[cfg(target_arch = "x86_64")]
     {

@@ -151,8 +151,8 @@ fn codes_out_of_range_are_cut_and_reported() {
     let mut packed = Packed::zeros(Width::Four, 3, 2);
     let mut missing = Vec::new();
     packed.set_column(1, &[9, -7, -20], |row, rest| missing.push((row, rest)));
-    assert_eq!(missing, [(0, 2), (2, -13)]);
-    assert_eq!([packed.code(0, 1), packed.code(1, 1), packed.code(2, 1), packed.code(2, 0)], [7, -7, -7, 0]);
+    assert_eq!(missing, [(0, 2), (2, -12)]);
+    assert_eq!([packed.code(0, 1), packed.code(1, 1), packed.code(2, 1), packed.code(2, 0)], [7, -7, -8, 0]);
 }
 
 #[test]

@@ -2,28 +2,19 @@
 //!
 //! `house(execute=int4)` and `int8` write what the plain recipe writes, with all offsets 0: an element is then an
 //! integer times its column's step times its row's factor. With a trellis the integers count half steps. At load each
-//! column goes from the coder straight into [`Packed`]; codes beyond the width are kept apart, as row, column and what
-//! is missing, and added in floats:
+//! column goes from the coder straight into [`Packed`]; what codes beyond the width are short of goes into a [`Sparse`]
+//! matrix beside it, and is added in floats:
 //!
-//! `y_i = f_i (product_i + sum_k missing_k (s_j x_j))` with `j` the column of `k`, missing codes in the order of columns.
+//! `y_i = f_i (product_i + sum_k missing_ik (s_k x_k))`, with `f` the rows' factors and `s` the columns' steps.
 
 use lamella_codec::CodedLinear;
-use lamella_quant::execute::{Activations, Packed, Width, product};
+use lamella_quant::execute::{Activations, Packed, Sparse, Width, product};
 use rayon::prelude::*;
 
 use super::form::Reader;
 
-/// Codes outside four bits, over all codes, from which eight bits take less memory.
+/// Entries beside four bits, over all codes, from which eight bits are taken: sums beside them take longer then.
 const MOST_MISSING: f64 = 1.0 / 24.0;
-/// Rows whose missing codes a task adds.
-const ROWS: usize = 512;
-
-/// A code's part that its width cannot hold, in four bytes.
-#[derive(Debug, Clone, Copy)]
-struct Missing {
-    column: u16,
-    code: i16,
-}
 
 /// A matrix in packed integers.
 #[derive(Debug, Clone)]
@@ -33,33 +24,35 @@ pub struct PackedLinear {
     steps: Vec<f32>,
     /// One per row, or empty.
     factors: Vec<f32>,
-    /// First missing code of each row, and their number at the end; empty where nothing is missing.
-    starts: Vec<u32>,
-    missing: Vec<Missing>,
+    missing: Sparse,
 }
 
 impl PackedLinear {
     /// Reads a payload into packed integers of `width`, or into eight bits where too many codes need more than four.
     ///
-    /// `None` where the payload is not one of such integers: it has offsets, more than 65,536 columns, or codes that
-    /// leave over more than 16 bits.
+    /// `None` where the payload is not one of such integers: it has offsets, or too many codes beyond eight bits.
     ///
     /// # Errors
     /// A sentence that says what does not fit.
     pub fn read(payload: &[u8], rows: usize, columns: usize, width: Width) -> Result<Option<Self>, String> {
-        let read = Self::read_as(payload, rows, columns, width)?;
         let most = (rows as f64 * columns as f64 * MOST_MISSING) as usize;
-        if width == Width::Four && read.as_ref().is_some_and(|read| read.missing.len() > most) {
-            return Self::read_as(payload, rows, columns, Width::Eight);
+        match Self::read_as(payload, rows, columns, width, most)? {
+            None if width == Width::Four => Self::read_as(payload, rows, columns, Width::Eight, most),
+            read => Ok(read),
         }
-        Ok(read)
     }
 
-    fn read_as(payload: &[u8], rows: usize, columns: usize, width: Width) -> Result<Option<Self>, String> {
+    fn read_as(
+        payload: &[u8],
+        rows: usize,
+        columns: usize,
+        width: Width,
+        most: usize,
+    ) -> Result<Option<Self>, String> {
         let reader = Reader::new(payload, rows, columns)?;
         let header = &reader.header;
         let has_offsets = header.offsets.groups.iter().flatten().flatten().any(|&offset| offset != 0);
-        if has_offsets || columns > 1 << 16 {
+        if has_offsets {
             return Ok(None);
         }
         if u32::try_from(rows.saturating_mul(columns)).is_err() {
@@ -70,8 +63,8 @@ impl PackedLinear {
         let steps = header.column_steps().into_iter().map(|step| step * unit).collect();
         let factors = header.row_factors();
         let mut packed = Packed::zeros(width, rows, columns);
-        let mut found: Vec<(u32, Missing)> = Vec::new();
-        let mut fits = true;
+        // Row, column and what is missing, as the columns come.
+        let mut found: Vec<(u32, u32, i32)> = Vec::new();
         let mut halves = vec![0i32; rows];
         reader.columns(|column, codes, quantizers| {
             let codes = if has_halves {
@@ -82,54 +75,27 @@ impl PackedLinear {
             } else {
                 codes
             };
-            packed.set_column(column, codes, |row, code| match i16::try_from(code) {
-                Ok(code) => found.push((row as u32, Missing { column: column as u16, code })),
-                Err(_) => fits = false,
+            packed.set_column(column, codes, |row, code| {
+                // One more than is allowed is enough to know.
+                if found.len() <= most {
+                    found.push((row as u32, column as u32, code));
+                }
             });
         })?;
-        if !fits {
-            return Ok(None);
-        }
-        let mut starts = Vec::new();
-        if !found.is_empty() {
-            // Stable: the columns of a row stay in order.
-            found.sort_by_key(|&(row, _)| row);
-            starts.resize(rows + 1, 0);
-            found.iter().for_each(|&(row, _)| starts[row as usize + 1] += 1);
-            (0..rows).for_each(|row| starts[row + 1] += starts[row]);
-        }
-        let missing = found.into_iter().map(|(_, missing)| missing).collect();
-        Ok(Some(Self { packed, steps, factors, starts, missing }))
+        // Stable: the columns of a row stay in order.
+        found.sort_by_key(|&(row, ..)| row);
+        let found = found.into_iter().map(|(row, column, code)| (row as usize, column as usize, code));
+        let missing = Sparse::new(rows, columns, found, most);
+        Ok(missing.map(|missing| Self { packed, steps, factors, missing }))
     }
 
     /// Bits of the packed integers.
     pub fn width(&self) -> Width {
         self.packed.width()
     }
-    /// Codes kept apart.
+    /// Entries kept beside them.
     pub fn n_missing(&self) -> usize {
         self.missing.len()
-    }
-
-    fn missing_of(&self, row: usize) -> &[Missing] {
-        match (self.starts.get(row), self.starts.get(row + 1)) {
-            (Some(&start), Some(&end)) => &self.missing[start as usize..end as usize],
-            _ => &[],
-        }
-    }
-
-    /// Adds missing codes and multiplies by the rows' factors, for some rows from `first` on.
-    fn finish(&self, first: usize, outputs: &mut [f32], inputs: &[f32]) {
-        for (row, output) in outputs.iter_mut().enumerate() {
-            let row = first + row;
-            for &Missing { column, code } in self.missing_of(row) {
-                let column = usize::from(column);
-                *output += f32::from(code) * (self.steps[column] * inputs[column]);
-            }
-            if let Some(&factor) = self.factors.get(row) {
-                *output *= factor;
-            }
-        }
     }
 }
 
@@ -138,19 +104,18 @@ impl CodedLinear for PackedLinear {
         let (rows, columns) = (self.packed.rows(), self.packed.columns());
         let inputs = &inputs[..tokens * columns];
         product(&self.packed, &Activations::new(inputs, &self.steps), outputs, stride, column);
-        if self.missing.is_empty() && self.factors.is_empty() {
+        self.missing.add(inputs, &self.steps, outputs, stride, column);
+        if self.factors.is_empty() {
             return;
         }
-        let each = |(outputs, inputs): (&mut [f32], &[f32])| {
-            self.finish(0, &mut outputs[column..column + rows], inputs);
+        let scale = |outputs: &mut [f32]| {
+            let outputs = outputs[column..column + rows].iter_mut();
+            outputs.zip(&self.factors).for_each(|(output, factor)| *output *= factor);
         };
-        if tokens == 1 && rows > ROWS && self.missing.len() > 1 << 14 {
-            let chunks = outputs[column..column + rows].par_chunks_mut(ROWS).enumerate();
-            chunks.for_each(|(chunk, outputs)| self.finish(chunk * ROWS, outputs, inputs));
-        } else if tokens <= 4 {
-            outputs.chunks_mut(stride).zip(inputs.chunks_exact(columns)).for_each(each);
+        if tokens <= 16 {
+            outputs.chunks_mut(stride).take(tokens).for_each(scale);
         } else {
-            outputs.par_chunks_mut(stride).zip(inputs.par_chunks_exact(columns)).for_each(each);
+            outputs.par_chunks_mut(stride).take(tokens).for_each(scale);
         }
     }
 
@@ -159,9 +124,8 @@ impl CodedLinear for PackedLinear {
         for (column, (value, &step)) in target.iter_mut().zip(&self.steps).enumerate() {
             *value += self.packed.code(index, column) as f32 * (step * factor);
         }
-        for &Missing { column, code } in self.missing_of(index) {
-            let column = usize::from(column);
-            target[column] += f32::from(code) * (self.steps[column] * factor);
+        for (column, code) in self.missing.row(index) {
+            target[column] += code as f32 * (self.steps[column] * factor);
         }
     }
 
@@ -169,8 +133,7 @@ impl CodedLinear for PackedLinear {
         self.packed.size_bytes()
             + size_of_val(&self.steps[..])
             + size_of_val(&self.factors[..])
-            + size_of_val(&self.starts[..])
-            + size_of_val(&self.missing[..])
+            + self.missing.size_bytes()
     }
 }
 
