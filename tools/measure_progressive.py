@@ -203,7 +203,7 @@ def main():
         for name in () if options.join else ("minilm", "wiki5m"):
             if options.only in (None, name):
                 measure(Model(options, scratch, name), options, keep)
-    for shape in (("2048", "1024", "128"), ("4096", "512", "128")) if options.layers else ():
+    for shape in (("2048", "1024", "128"), ("4096", "4096", "128"), ("14336", "4096", "128")) if options.layers else ():
         done = subprocess.run([options.layers, *shape], check=True, capture_output=True, text=True)
         keep("x" + "-".join(shape), [f"## A synthetic layer: `progressive_layers {' '.join(shape)}`", "", "```text", done.stdout.rstrip(), "```", ""])
     sections = [open(os.path.join(parts, name), encoding="utf-8").read() for name in sorted(os.listdir(parts))]

@@ -3,6 +3,7 @@ mod factor;
 mod k_means;
 pub mod low_rank;
 pub mod matrix;
+pub mod prefetch;
 mod second_moment;
 mod singular;
 mod solve;

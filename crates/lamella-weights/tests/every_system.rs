@@ -42,7 +42,11 @@ fn recipes(codec: &str) -> Option<&'static [&'static str]> {
             "spqr(bits=2, scale_bits=16, group_size=5)",
             "spqr(execute=codes, bits=4, order=natural)",
         ],
-        "progressive" => &["progressive", "progressive(bits=3, base=3, rank=4, threshold=0.5)"],
+        "progressive" => &[
+            "progressive",
+            "progressive(bits=3, base=3, rank=4, threshold=0.5)",
+            "progressive(bits=7, base=3, rank=4, tables=static)",
+        ],
         "bitstack" => &["bitstack", "bitstack(blocks=3, rank=2)"],
         "vptq" => &[
             "vptq(vector=2, centroids=16)",

@@ -20,6 +20,7 @@
 mod choice;
 mod eigen;
 mod recursion;
+mod vector;
 
 pub use recursion::{LANES, Recursion};
 

@@ -19,8 +19,10 @@
 //! # Order of arithmetic
 //! `C` is `f64`, all else `f32`. Sums over the rank go from the first direction to the last; no operation is fused.
 
+use super::vector;
+
 /// Rows that one pass of the recursion carries side by side.
-pub const LANES: usize = 16;
+pub const LANES: usize = 32;
 
 /// Loadings with what the recursion needs per column.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,36 +38,9 @@ impl Recursion {
     /// From loadings `[rank, dimension]` (any finite numbers); no loadings is the identity.
     pub fn new(loadings: &[f32], dimension: usize) -> Self {
         let rank = loadings.len().checked_div(dimension).unwrap_or(0);
-        let mut belief = vec![0.0f64; rank * rank];
-        (0..rank).for_each(|k| belief[k * rank + k] = 1.0);
         let mut pivots = vec![1.0f32; dimension];
         let mut vectors = vec![0.0f32; dimension * 2 * rank];
-        let (mut own, mut gain) = (vec![0.0f64; rank], vec![0.0f64; rank]);
-        for j in (0..dimension).rev() {
-            own.iter_mut().enumerate().for_each(|(k, m)| *m = f64::from(loadings[k * dimension + j]));
-            let mut variance = 1.0f64;
-            for (k, gain) in gain.iter_mut().enumerate() {
-                let mut sum = 0.0;
-                for (&c, &m) in belief[k * rank..(k + 1) * rank].iter().zip(&own) {
-                    sum += c * m;
-                }
-                *gain = sum;
-            }
-            for (&m, &gain) in own.iter().zip(&gain) {
-                variance += m * gain;
-            }
-            // Rounding, or loadings that no encoder writes, must not turn it.
-            let variance = if variance > 1.0 { variance } else { 1.0 };
-            for k in 0..rank {
-                let share = gain[k] / variance;
-                for (l, &other) in gain.iter().enumerate() {
-                    belief[k * rank + l] -= share * other;
-                }
-                vectors[j * 2 * rank + k] = own[k] as f32;
-                vectors[(j * 2 + 1) * rank + k] = share as f32;
-            }
-            pivots[j] = variance.sqrt() as f32;
-        }
+        vector::believe(loadings, rank, &mut pivots, &mut vectors);
         Self { rank, pivots, vectors }
     }
 
@@ -98,18 +73,31 @@ impl Recursion {
     /// Turns white errors `[dimension, rows]` (in the weights' unit, see [`Recursion::scaled`]) into shaped ones.
     pub fn shape(&self, errors: &mut [f32], rows: usize) {
         if self.rank > 0 {
-            self.run(errors, rows, |_, _, white, pull| {
-                for (value, &pull) in white.iter_mut().zip(pull) {
-                    *value -= pull;
-                }
-                *white
-            });
+            vector::shape(self, errors, rows);
         }
+    }
+
+    /// What a column adds to `z` per unit of error, and what it hears of it.
+    #[inline(always)]
+    pub(super) fn loadings_and_gains(&self, column: usize) -> (&[f32], &[f32]) {
+        self.vectors[column * 2 * self.rank..][..2 * self.rank].split_at(self.rank)
+    }
+
+    /// [`Recursion::shape`] for whatever instructions the caller is compiled for.
+    #[inline(always)]
+    pub(super) fn shape_here(&self, errors: &mut [f32], rows: usize) {
+        self.run(errors, rows, |_, _, white, pull| {
+            for (value, &pull) in white.iter_mut().zip(pull) {
+                *value -= pull;
+            }
+            *white
+        });
     }
 
     /// Runs down the columns of `values` (`[dimension, rows]`). For each column and up to [`LANES`] rows `visit` gets
     /// the column, the first row, the values and `z . k_j`; it changes the values and returns the errors `E_j` that
     /// later columns are to hear of.
+    #[inline(always)]
     pub fn run(
         &self,
         values: &mut [f32],
@@ -128,20 +116,52 @@ impl Recursion {
                 let (loadings, gains) = vectors.split_at(self.rank);
                 let mut pull = [0.0f32; LANES];
                 for (z, &gain) in state.iter().zip(gains) {
-                    for lane in 0..LANES {
-                        pull[lane] += z[lane] * gain;
-                    }
+                    pull = std::array::from_fn(|lane| pull[lane] + z[lane] * gain);
                 }
                 let mut lanes = [0.0f32; LANES];
                 lanes[..width].copy_from_slice(&column[first..first + width]);
                 let errors = visit(j, first, &mut lanes, &pull);
                 column[first..first + width].copy_from_slice(&lanes[..width]);
                 for (z, &loading) in state.iter_mut().zip(loadings) {
-                    for lane in 0..LANES {
-                        z[lane] += errors[lane] * loading;
-                    }
+                    *z = std::array::from_fn(|lane| z[lane] + errors[lane] * loading);
                 }
             }
         }
+    }
+}
+
+/// What [`Recursion::new`] keeps, for whatever instructions the caller is compiled for.
+#[inline(always)]
+pub(super) fn believe_here(loadings: &[f32], rank: usize, pivots: &mut [f32], vectors: &mut [f32]) {
+    let dimension = pivots.len();
+    // `C_kl` at `l * rank + k`: sums over `l` of all `k` run side by side.
+    let mut belief = vec![0.0f64; rank * rank];
+    (0..rank).for_each(|k| belief[k * rank + k] = 1.0);
+    let (mut own, mut gain, mut share) = (vec![0.0f64; rank], vec![0.0f64; rank], vec![0.0f64; rank]);
+    for j in (0..dimension).rev() {
+        own.iter_mut().enumerate().for_each(|(k, m)| *m = f64::from(loadings[k * dimension + j]));
+        gain.fill(0.0);
+        for (row, &m) in belief.chunks_exact(rank.max(1)).zip(&own) {
+            for (gain, &c) in gain.iter_mut().zip(row) {
+                *gain += c * m;
+            }
+        }
+        let mut variance = 1.0f64;
+        for (&m, &gain) in own.iter().zip(&gain) {
+            variance += m * gain;
+        }
+        // Rounding, or loadings that no encoder writes, must not turn it.
+        let variance = if variance > 1.0 { variance } else { 1.0 };
+        share.iter_mut().zip(&gain).for_each(|(share, gain)| *share = gain / variance);
+        for (row, &other) in belief.chunks_exact_mut(rank.max(1)).zip(&gain) {
+            for (c, &share) in row.iter_mut().zip(&share) {
+                *c -= share * other;
+            }
+        }
+        for k in 0..rank {
+            vectors[j * 2 * rank + k] = own[k] as f32;
+            vectors[(j * 2 + 1) * rank + k] = share[k] as f32;
+        }
+        pivots[j] = variance.sqrt() as f32;
     }
 }

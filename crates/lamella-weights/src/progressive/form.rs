@@ -3,11 +3,14 @@
 //! # First layer
 //! | bytes | field |
 //! |---|---|
-//! | 1 | bit 0: rows have exponents; other bits 0 |
+//! | 1 | bit 0: rows have exponents; bit 1: static tables; bit 2, beside bit 1: rows have classes; other bits 0 |
 //! | 1 | threshold of code 0 in 1/128 of a step, 64 to 127 |
 //! | 2 | check, little endian: `(length + 31 rows + 1009 columns) mod 65521`, `length` the bytes of the stream |
 //! | 3 | base step: the upper three bytes of an `f32`, little endian, from 2^-96 to 2^96 |
 //! | length | one range-coded stream: column exponents, row exponents where flagged, offsets of the 8 groups, codes |
+//!
+//! With static tables the stream comes behind its length (4 bytes) and has the classes of [`super::tables`] in place
+//! of the codes, those of rows in their order; the codes' lists follow.
 //!
 //! Column `j` has the step `base * 2^(c_j / 8)` with `c_j` within -176 to 176, row `i` multiplies it by `2^(r_i / 2)`.
 //! A column's group is `(floor(c_j / 2) + 16) >> 2` within 0 to 7. Sequences and codes are coded as the house recipe's
@@ -22,13 +25,16 @@
 //!
 //! The structure: rank (9 raw bits), quarter octaves of the loadings' step plus 64 (7 raw bits), then the loadings'
 //! codes as a matrix of `rank` columns of as many rows as the array has columns. A unit is one more bit of every row
-//! `i = p mod parts`; units go through the parts, then to the next depth.
+//! `i = p mod parts`; units go through the parts, then to the next depth. With static tables the stream is only there
+//! in the second layer, behind its length (4 bytes), and has the structure alone; then each unit's length (4 bytes) and
+//! lists.
 
 use lamella_codec::ArraySpec;
 use lamella_entropy::range::{AdaptiveBit, RangeDecoder, RangeEncoder};
 use lamella_quant::refine::{GroupOffsets, OFFSET_MAGNITUDES};
 use lamella_quant::sweep::trellis::Trellis;
 
+use super::tables::{CLASSES, Classes, order, read_codes, write_codes};
 use crate::house::coder::{Direction, code_matrix, code_sequence};
 use crate::house::form::{GROUPS, MAX_BASE, MAX_ROW_EXPONENT, MIN_BASE, group_of, power};
 
@@ -73,6 +79,8 @@ pub struct Header {
     pub rows: Vec<i32>,
     /// Offsets of the groups.
     pub offsets: Vec<GroupOffsets>,
+    /// Classes of numbers, where tables are static.
+    pub classes: Option<Classes>,
 }
 
 impl Header {
@@ -100,6 +108,21 @@ impl Header {
         for (offsets, numbers) in self.offsets.iter_mut().zip(numbers.chunks_exact(OFFSET_MAGNITUDES)) {
             offsets.iter_mut().zip(numbers).for_each(|(o, &number)| *o = number.clamp(-15, 15) as i8);
         }
+        if let Some(classes) = &mut self.classes {
+            let most = CLASSES as i32;
+            for sequence in [&mut classes.columns, &mut classes.rows] {
+                // Differences: neighbours are alike, or all the same.
+                let mut before = 0;
+                let mut steps: Vec<i32> =
+                    sequence.iter().map(|&class| class - std::mem::replace(&mut before, class)).collect();
+                code_sequence(coder, &mut steps);
+                before = 0;
+                for (class, step) in sequence.iter_mut().zip(steps) {
+                    before = before.saturating_add(step).clamp(-most, most);
+                    *class = before;
+                }
+            }
+        }
     }
 }
 
@@ -108,7 +131,11 @@ fn check(length: usize, rows: usize, columns: usize, units: usize) -> u16 {
     (parts.iter().map(|&(part, factor)| part as u64 % 65_521 * factor).sum::<u64>() % 65_521) as u16
 }
 
-fn ended(decoder: &RangeDecoder<'_>, length: usize) -> Result<(), Wrong> {
+/// Whether a stream of so many bytes was there to its end.
+///
+/// # Errors
+/// A sentence with the bytes that are missing.
+pub fn ended(decoder: &RangeDecoder<'_>, length: usize) -> Result<(), Wrong> {
     match decoder.overrun() {
         0..=4 => Ok(()),
         over => Err(format!("the stream of {length} bytes ends {} bytes early", over - 4)),
@@ -120,23 +147,64 @@ fn relative(header: &Header) -> Vec<f32> {
     header.columns.iter().map(|&exponent| power_of_eighths(exponent)).collect()
 }
 
-/// The first layer. Codes are `[columns, rows]`.
-pub fn write_first(header: &Header, rows: usize, codes: &[i32]) -> Vec<u8> {
+/// The first layer. Codes are `[columns, rows]`, rows in the order of [`super::tables`].
+///
+/// # Errors
+/// None for codes that a sweep gives; the type leaves room.
+pub fn write_first(header: &Header, rows: usize, codes: &[i32]) -> Result<Vec<u8>, Wrong> {
     let columns = header.columns.len();
     let mut header = header.clone();
     let mut encoder = RangeEncoder::new();
     header.code(&mut encoder);
-    let mut codes = codes.to_vec();
-    code_matrix(&mut encoder, Trellis::NONE, rows, &relative(&header), &mut codes, |_, _, _| {});
-    let stream = encoder.finish();
-    let mut bytes = vec![u8::from(!header.rows.is_empty()), header.threshold];
-    bytes.extend_from_slice(&check(stream.len(), rows, columns, 0).to_le_bytes());
+    let (mut flags, mut body) = (u8::from(!header.rows.is_empty()), Vec::new());
+    if let Some(classes) = &header.classes {
+        flags |= 2 | u8::from(!classes.rows.is_empty()) << 2;
+        append_framed(&mut body, &encoder.finish());
+        body.extend_from_slice(&write_codes(classes, rows, codes)?);
+    } else {
+        let order = order(rows, parts(rows, columns));
+        let mut codes = permuted(codes, &inverse(&order));
+        code_matrix(&mut encoder, Trellis::NONE, rows, &relative(&header), &mut codes, |_, _, _| {});
+        body = encoder.finish();
+    }
+    let mut bytes = vec![flags, header.threshold];
+    bytes.extend_from_slice(&check(body.len(), rows, columns, 0).to_le_bytes());
     bytes.extend_from_slice(&header.base.to_le_bytes()[1..]);
-    bytes.extend_from_slice(&stream);
-    bytes
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
 }
 
-/// Header and codes of a first layer.
+/// Appends bytes behind their length.
+pub fn append_framed(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(part);
+}
+
+/// Takes what [`append_framed`] wrote.
+///
+/// # Errors
+/// A length beyond the end.
+pub fn take_framed<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Wrong> {
+    let cut = || "a stream is cut off".to_owned();
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(cut)?;
+    let (part, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(cut)?;
+    *bytes = rest;
+    Ok(part)
+}
+
+/// Columns' numbers in another order of rows: place `p` gets that of row `order[p]`.
+pub fn permuted<T: Copy>(values: &[T], order: &[usize]) -> Vec<T> {
+    values.chunks_exact(order.len().max(1)).flat_map(|column| order.iter().map(|&row| column[row])).collect()
+}
+
+/// The place of every row.
+pub fn inverse(order: &[usize]) -> Vec<usize> {
+    let mut places = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(place, &row)| places[row] = place);
+    places
+}
+
+/// Header and codes of a first layer, rows in the order of [`super::tables`].
 ///
 /// # Errors
 /// A sentence that says what does not fit.
@@ -144,7 +212,7 @@ pub fn read_first(payload: &[u8], rows: usize, columns: usize) -> Result<(Header
     let Some((&[flags, threshold, c0, c1, b1, b2, b3], stream)) = payload.split_first_chunk::<7>() else {
         return Err(format!("{} bytes cannot hold the 7 of the header", payload.len()));
     };
-    if flags > 1 || !(64..=127).contains(&threshold) {
+    if flags > 7 || flags & 6 == 4 || !(64..=127).contains(&threshold) {
         return Err(format!("flags {flags:#04x} and threshold {threshold} are not known to this version"));
     }
     if u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns, 0) {
@@ -163,15 +231,30 @@ pub fn read_first(payload: &[u8], rows: usize, columns: usize) -> Result<(Header
         threshold,
         base,
         columns: vec![0; columns],
-        rows: vec![0; if flags == 1 { rows } else { 0 }],
+        rows: vec![0; if flags & 1 == 1 { rows } else { 0 }],
         offsets: vec![[0; OFFSET_MAGNITUDES]; GROUPS],
+        classes: None,
     };
+    if flags & 2 != 0 {
+        let mut body = stream;
+        let stream = take_framed(&mut body)?;
+        let rows_of_classes = if flags & 4 == 0 { 0 } else { rows };
+        header.classes = Some(Classes { columns: vec![0; columns], rows: vec![0; rows_of_classes] });
+        let mut decoder = RangeDecoder::new(stream);
+        header.code(&mut decoder);
+        ended(&decoder, stream.len())?;
+        let codes = match &header.classes {
+            Some(classes) => read_codes(body, classes, rows)?,
+            None => Vec::new(),
+        };
+        return Ok((header, codes));
+    }
     let mut decoder = RangeDecoder::new(stream);
     header.code(&mut decoder);
     let mut codes = vec![0i32; length];
     code_matrix(&mut decoder, Trellis::NONE, rows, &relative(&header), &mut codes, |_, _, _| {});
     ended(&decoder, stream.len())?;
-    Ok((header, codes))
+    Ok((header, permuted(&codes, &order(rows, parts(rows, columns)))))
 }
 
 /// A second moment's structure as it is stored.
@@ -244,22 +327,14 @@ pub fn read_refinement(
     rows: usize,
     columns: usize,
     first: usize,
-) -> Result<(usize, RangeDecoder<'_>), Wrong> {
+) -> Result<(usize, &[u8]), Wrong> {
     let Some((&[c0, c1, units], stream)) = payload.split_first_chunk::<3>() else {
         return Err(format!("{} bytes cannot hold the 3 of the header", payload.len()));
     };
     if units == 0 || u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns, first) {
         return Err(format!("a stream of {} bytes does not refine {rows} x {columns} weights", stream.len()));
     }
-    Ok((usize::from(units), RangeDecoder::new(stream)))
-}
-
-/// Whether a refinement's stream was there to its end.
-///
-/// # Errors
-/// A sentence with the bytes that are missing.
-pub fn finish(decoder: &RangeDecoder<'_>, payload: &[u8]) -> Result<(), Wrong> {
-    ended(decoder, payload.len().saturating_sub(3))
+    Ok((usize::from(units), stream))
 }
 
 /// Rows and columns of a spec this form can hold.

@@ -2,10 +2,13 @@
 //!
 //! * [`form`]: the bytes of the first layer and of a refinement.
 //! * [`state`]: an array as integers, which layers refine and from which values are made.
+//! * [`tables`]: codes and bits of large arrays, under static tables.
 //! * [`solver`]: structure, steps, sweep, layers; and what an array will take.
 //!
 //! The mathematics stands in [`lamella_quant::refine`] and [`lamella_math::low_rank`].
 
 pub mod form;
+mod levels;
 pub mod solver;
 pub mod state;
+pub mod tables;

@@ -8,8 +8,9 @@ use lamella_math::low_rank::{DiagonalPlusLowRank, Recursion};
 use lamella_math::{FactorError, SecondMoment};
 use lamella_quant::refine::{Coarse, MAX_DEPTH, OFFSET_MAGNITUDES, coarse_sweep};
 
-use super::form::{Header, MAX_EXPONENT, Structure, write_first, write_refinement};
-use super::state::State;
+use super::form::{Header, MAX_EXPONENT, Structure, parts, permuted, write_first};
+use super::state::{Refinement, State};
+use super::tables::{Classes, order};
 use crate::distortion::row_energies;
 use crate::house::form::{GROUPS, power, stored_base};
 use crate::house::plan::{row_exponents, unit_step};
@@ -21,6 +22,8 @@ const KEPT_FITS: usize = 4;
 const RANKS: [usize; 17] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192];
 /// Rows that estimates look at.
 const SAMPLE_ROWS: usize = 128;
+/// Weights from which tables are static by themselves: classes of rows and columns then cost next to nothing.
+const STATIC_FROM: usize = 1 << 20;
 /// `log2` of the relative step at which an array takes about no bits, from which every bit takes one off.
 const LOG2_STEP_OF_NOTHING: f64 = 1.8;
 
@@ -37,6 +40,8 @@ pub struct Solver {
     pub base: f64,
     /// Half the width of the cell of code 0, in 1/128 of a step.
     pub threshold: u8,
+    /// Whether tables are static; `None`: where that costs next to nothing.
+    pub is_static: Option<bool>,
     fits: Mutex<Vec<(Weak<SecondMoment>, Arc<DiagonalPlusLowRank>)>>,
 }
 
@@ -65,8 +70,12 @@ impl Shaping {
 
 impl Solver {
     /// A solver that has fitted nothing yet.
-    pub fn new(damping: f64, usage: f64, rank: usize, base: f64, threshold: u8) -> Self {
-        Self { damping, usage, rank, base, threshold, fits: Mutex::new(Vec::new()) }
+    pub fn new(
+        (damping, usage, rank): (f64, f64, usize),
+        (base, threshold): (f64, u8),
+        is_static: Option<bool>,
+    ) -> Self {
+        Self { damping, usage, rank, base, threshold, is_static, fits: Mutex::new(Vec::new()) }
     }
 
     fn fit(
@@ -211,6 +220,7 @@ impl Solver {
             columns: exponents,
             rows: rows.to_vec(),
             offsets: vec![[0; OFFSET_MAGNITUDES]; GROUPS],
+            classes: None,
         };
         let steps = header.steps();
         let recursion = shaping.recursion.clone().scaled(&steps);
@@ -230,6 +240,12 @@ impl Solver {
         // The first sweep finds the centroids, the second one uses them.
         header.offsets = sweep(&header).offsets;
         let Coarse { codes, bits, .. } = sweep(&header);
+        let order = order(matrix.rows, parts(matrix.rows, matrix.columns));
+        let (codes, bits) = (permuted(&codes, &order), permuted(&bits, &order));
+        if self.is_static.unwrap_or(codes.len() >= STATIC_FROM) {
+            header.classes = Some(Classes::of(&codes, matrix.rows));
+        }
+        let wrong = |message| CodecError::Solver { array: spec.name.clone(), message };
         let limit = largest_finite(spec.dtype);
         let measure = |values: Vec<f32>| -> Result<Vec<f64>, CodecError> {
             if values.iter().any(|value| value.is_nan()) {
@@ -240,44 +256,33 @@ impl Solver {
             let error: Vec<f32> = matrix.values.iter().zip(&read).map(|(w, v)| w - v).collect();
             Ok(row_energies(&error, matrix.columns, knowledge))
         };
-        let payload = write_first(&header, matrix.rows, &codes);
+        let payload = write_first(&header, matrix.rows, &codes).map_err(wrong)?;
         let mut state = State::new(&header, matrix.rows, codes);
         let mut energies = measure(state.values(limit))?;
         let mut last = energies.iter().sum::<f64>();
         let mut layers = vec![EncodedLayer { payload, distortion: last, is_mapped: false }];
-        let wrong = |message| CodecError::Solver { array: spec.name.clone(), message };
-        let mut open: Option<(RangeEncoder, usize)> = None;
+        let mut open: Option<Refinement> = None;
         for depth in 1..=depth {
             if last <= 0.0 {
                 break;
             }
-            let (mut encoder, first) = match open.take() {
+            let mut begun = match open.take() {
                 Some(open) => open,
-                None => (RangeEncoder::new(), state.units()),
+                None => state.begin(&shaping.stored).map_err(wrong)?,
             };
-            state.begin(&mut encoder, &shaping.stored).map_err(wrong)?;
-            open = Some((encoder, first));
             let finer = measure(state.values_of(limit, &bits, depth))?;
             for part in 0..state.parts() {
-                let (mut encoder, first) =
-                    open.take().unwrap_or_else(|| (RangeEncoder::new(), state.units()));
-                state.unit(&mut encoder, Some(&bits));
+                state.extend(&mut begun, &bits).map_err(wrong)?;
                 (part..matrix.rows).step_by(state.parts()).for_each(|row| energies[row] = finer[row]);
                 let distortion = energies.iter().sum::<f64>();
                 if distortion < last {
-                    let payload = write_refinement(
-                        &encoder.finish(),
-                        matrix.rows,
-                        matrix.columns,
-                        first,
-                        state.units() - first,
-                    );
+                    let next = state.begin(&shaping.stored).map_err(wrong)?;
+                    let payload = state.finished(std::mem::replace(&mut begun, next));
                     layers.push(EncodedLayer { payload, distortion, is_mapped: false });
                     last = distortion;
-                } else {
-                    open = Some((encoder, first));
                 }
             }
+            open = Some(begun);
         }
         Ok(layers)
     }

@@ -23,11 +23,13 @@
 //! # Stored form
 //! [`crate::progressive::form`]: 7 bytes, about 4 bits per column, about 20 bytes of offsets, the codes; then 3 bytes a
 //! refinement, one bit per weight it refines, and once the structure: about 3 bits a loading, `3 rank / out_features`
-//! bits per weight.
+//! bits per weight. From 2^20 weights on (`tables=auto`) codes and bits stand under static tables
+//! ([`crate::progressive::tables`]), before that under adaptive ones.
 //!
 //! # Cost
 //! A fit per distinct input (24 products `columns^2 * rank`) and sweeps of `2 rows * columns * rank` operations.
-//! Decoding: one adaptive symbol, one bit per refinement and `2 rank` multiply-adds a weight.
+//! Decoding: one symbol, one bit per refinement and `2 rank` multiply-adds a weight; 80 to 300 MB/s of `f32` and core
+//! with static tables, a fifth of that with adaptive ones (docs/results/progressive.md).
 //!
 //! # When to choose it
 //! Where one file is to serve many sizes (`cut`, `run --budget`, reading on over a network). For one size `house` is
@@ -85,6 +87,11 @@ pub fn registration() -> Registration {
             ("damping", "0.03", "fraction of the mean diagonal added to the second moment, 0.000001 to 1"),
             ("threshold", "0.55", "half the width of the cell of code 0, in steps, 0.5 to 0.99"),
             ("usage", "0.5", "how strongly steps of rows follow how seldom they are used, 0 to 1"),
+            (
+                "tables",
+                "auto",
+                "`adaptive`: least bytes; `static`: read ten times as fast; `auto`: static from 2^20 weights",
+            ),
         ],
         build: |recipe| Ok(Arc::new(Progressive::from_recipe(recipe)?)),
     }
@@ -93,16 +100,23 @@ pub fn registration() -> Registration {
 impl Progressive {
     fn from_recipe(recipe: &Recipe) -> Result<Self, CodecError> {
         let recipe = recipe.clone().name_positional("bits")?;
-        recipe.reject_unknown(&["bits", "base", "rank", "damping", "threshold", "usage"])?;
+        recipe.reject_unknown(&["bits", "base", "rank", "damping", "threshold", "usage", "tables"])?;
         let threshold = recipe.number("threshold", 0.5..=0.99, 0.55)?;
+        let is_static = match recipe.word("tables", &["auto", "adaptive", "static"], "auto")? {
+            "adaptive" => Some(false),
+            "static" => Some(true),
+            _ => None,
+        };
         Ok(Self {
             bits: recipe.number("bits", 0.1..=16.0, 5.0)?,
             solver: Solver::new(
-                recipe.number("damping", 1e-6..=1.0, 0.03)?,
-                recipe.number("usage", 0.0..=1.0, 0.5)?,
-                recipe.integer("rank", 0..=MAX_RANK as u32, 64)? as usize,
-                recipe.number("base", 1.0..=8.0, 2.0)?,
-                (threshold * 128.0).round() as u8,
+                (
+                    recipe.number("damping", 1e-6..=1.0, 0.03)?,
+                    recipe.number("usage", 0.0..=1.0, 0.5)?,
+                    recipe.integer("rank", 0..=MAX_RANK as u32, 64)? as usize,
+                ),
+                (recipe.number("base", 1.0..=8.0, 2.0)?, (threshold * 128.0).round() as u8),
+                is_static,
             ),
             recipe,
         })
@@ -242,17 +256,25 @@ mod tests {
     #[test]
     fn an_upgrade_equals_a_fresh_load_bit_for_bit() {
         let (array, knowledge) = correlated(70, 60);
-        let codec = Progressive::from_recipe(&"progressive".parse().unwrap()).unwrap();
-        let encoded = codec.encode(&array, &knowledge, Rate::Step(0.02)).unwrap();
-        let mut growing = State::read(&encoded.layers[0].payload, 70, 60).unwrap();
-        for n in 1..=encoded.layers.len() {
-            let layers: Vec<&[u8]> = encoded.layers[..n].iter().map(|layer| &layer.payload[..]).collect();
-            let fresh = codec.decode(&array.spec, &layers).unwrap().to_f32().unwrap();
-            if n > 1 {
-                growing.apply(layers[n - 1]).unwrap();
+        let mut all = Vec::new();
+        for tables in ["adaptive", "static"] {
+            let codec = Progressive::from_recipe(&format!("progressive(tables={tables})").parse().unwrap());
+            let codec = codec.unwrap();
+            let encoded = codec.encode(&array, &knowledge, Rate::Step(0.02)).unwrap();
+            let mut growing = State::read(&encoded.layers[0].payload, 70, 60).unwrap();
+            for n in 1..=encoded.layers.len() {
+                let layers: Vec<&[u8]> = encoded.layers[..n].iter().map(|layer| &layer.payload[..]).collect();
+                let fresh = codec.decode(&array.spec, &layers).unwrap().to_f32().unwrap();
+                if n > 1 {
+                    growing.apply(layers[n - 1]).unwrap();
+                }
+                let upgraded = growing.values(f32::MAX);
+                assert!(fresh.iter().zip(&upgraded).all(|(a, b)| a.to_bits() == b.to_bits()), "{n} layers");
+                all.push(fresh);
             }
-            let upgraded = growing.values(f32::MAX);
-            assert!(fresh.iter().zip(&upgraded).all(|(a, b)| a.to_bits() == b.to_bits()), "{n} layers");
         }
+        // Tables change how numbers are written, not the numbers.
+        let (adaptive, by_table) = all.split_at(all.len() / 2);
+        assert!(adaptive == by_table);
     }
 }
