@@ -8,6 +8,8 @@ use std::sync::{Arc, LazyLock};
 use lamella_codec::{Array, ArraySpec, Codec, Dtype, Recipe, Registration};
 
 use crate::lossless::{Planes, decode_delta, encode_delta};
+use crate::matrix::largest_finite;
+use crate::progressive::state::State;
 use crate::systems::codecs;
 
 /// Shapes stay under this many elements: enough for every form, small enough for thousands of runs a second.
@@ -39,6 +41,8 @@ const RECIPES: [&str; 7] = [
 
 static CODECS: LazyLock<Vec<Arc<dyn Codec>>> =
     LazyLock::new(|| RECIPES.iter().map(|text| codec(text)).collect());
+
+static PROGRESSIVE: LazyLock<Arc<dyn Codec>> = LazyLock::new(|| codec("progressive"));
 
 #[allow(clippy::unwrap_used, reason = "fixed texts, which a test builds")]
 fn codec(text: &str) -> Arc<dyn Codec> {
@@ -95,6 +99,31 @@ fn lossy(mut data: &[u8], choices: std::ops::Range<usize>) {
     }
 }
 
+/// Layers of `progressive`, each behind its length: at one go, and one after the other.
+pub fn progressive(mut data: &[u8]) {
+    let Some(spec) = spec(&mut data) else { return };
+    let mut layers = Vec::new();
+    while let Some((&[low, high], rest)) = data.split_first_chunk::<2>() {
+        let (layer, rest) = rest.split_at(usize::from(u16::from_le_bytes([low, high])).min(rest.len()));
+        layers.push(layer);
+        data = rest;
+    }
+    let [rows, columns] = spec.shape[..] else { return };
+    let whole = PROGRESSIVE.decode(&spec, &layers);
+    let Some((first, rest)) = layers.split_first().filter(|_| rows > 0 && columns > 0) else { return };
+    let mut state = match State::read(first, rows, columns) {
+        Ok(state) => state,
+        Err(_) => return assert!(whole.is_err(), "a first layer that cannot be read fails the whole"),
+    };
+    if rest.iter().any(|layer| state.apply(layer).is_err()) {
+        return assert!(whole.is_err(), "a refinement that cannot be read fails the whole");
+    }
+    let Ok(whole) = whole else { return assert!(PROGRESSIVE.accepts(&spec).is_err()) };
+    check(&spec, &whole);
+    let grown = Array::from_f32(spec, &state.values(largest_finite(whole.spec.dtype)));
+    assert!(grown.is_ok_and(|grown| grown.bytes == whole.bytes), "an upgrade equals a fresh load");
+}
+
 /// A layer of `exact`: whole and block by block.
 pub fn planes(mut data: &[u8]) {
     let Some(spec) = spec(&mut data) else { return };
@@ -144,11 +173,17 @@ pub fn delta(mut data: &[u8]) {
 mod tests {
     use super::*;
     use lamella_codec::{Knowledge, Rate};
+    use lamella_math::SecondMoment;
     use std::path::Path;
 
     type Target = (&'static str, fn(&[u8]));
-    const TARGETS: [Target; 4] =
-        [("layer_house", house), ("layer_groups", groups), ("layer_planes", planes), ("layer_delta", delta)];
+    const TARGETS: [Target; 5] = [
+        ("layer_house", house),
+        ("layer_groups", groups),
+        ("layer_planes", planes),
+        ("layer_delta", delta),
+        ("layer_progressive", progressive),
+    ];
 
     #[test]
     fn the_committed_corpus_replays() {
@@ -181,6 +216,19 @@ mod tests {
             check(&matrix, &codec.decode(&matrix, &[payload]).unwrap());
             let (name, choice) = if index < 3 { ("layer_house", index) } else { ("layer_groups", index - 3) };
             seeds.push((name, [&[choice as u8][..], &head(&matrix), payload].concat()));
+        }
+        let mut moment = SecondMoment::new(40);
+        let inputs = base(&ArraySpec::new("x", vec![60, 40], Dtype::F32)).unwrap().to_f32().unwrap();
+        moment.accumulate(&inputs);
+        for text in ["progressive(tables=adaptive)", "progressive(tables=static)"] {
+            let encoded =
+                codec(text).encode(&values, &Knowledge::of_inputs(Arc::new(moment.clone())), Rate::Step(0.1));
+            let mut seed = head(&matrix);
+            for layer in encoded.unwrap().layers {
+                seed.extend((layer.payload.len() as u16).to_le_bytes());
+                seed.extend(layer.payload);
+            }
+            seeds.push(("layer_progressive", seed));
         }
         for dtype in DTYPES {
             let spec = ArraySpec::new("w", vec![16, 64], dtype);

@@ -314,6 +314,9 @@ impl Contexts {
 /// A damaged payload, or a base of another shape.
 pub fn decode_delta(spec: &ArraySpec, payload: &[u8], base: &Array<'_>) -> Result<Vec<u8>, StreamError> {
     let damaged = |message: &str| StreamError::Damaged(message.to_owned());
+    if mantissa_bits(spec.dtype).is_none() {
+        return Err(StreamError::Damaged(format!("{} has no deltas", spec.dtype.name())));
+    }
     let mut input = payload;
     let form = take(&mut input, 1)?[0];
     let claimed = read_varint(&mut input)?;
