@@ -1,22 +1,12 @@
-//! The reference decoder: docs/format.md as plain code that uses nothing of ours, and the files that hold the format.
+//! The reference decoder, `decoder.rs` and `codecs.rs`: docs/format.md as plain code that uses nothing of ours, section by section. It
+//! is run on the files that hold the format; `golden.rs` says how they were made.
 //!
-//! ```text
-//! container.rs   sections 1 and 3: header, manifest, layers, the prefix rule
-//! texts.rs       sections 4.1 and 4.2: the description and the side files
-//! coders.rs      section 4.3: the range coder
-//! codecs.rs      sections 4.4 to 4.7: `rtn`, `gptq`, `house`
-//! exact.rs       sections 4.8 and 4.9: rANS, `exact`
-//! golden.rs      how the files in tests/golden were made
-//! ```
 //! It is written to be compared with the text, not to be fast or kind. The library must give the same bits.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod codecs;
-mod coders;
-mod container;
-mod exact;
+mod decoder;
 mod golden;
-mod texts;
 
 use std::path::{Path, PathBuf};
 
@@ -64,12 +54,10 @@ fn library(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
 
 /// Every array as the reference decodes it.
 fn reference(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
-    let kind = |error: String| error.split(':').next().unwrap_or_default().to_owned();
-    let file = container::read(bytes).map_err(kind)?;
     // What is wrong inside a payload is one kind to the library.
-    let kind = |error: String| kind(error).replace("truncated", "damaged").replace("invalid", "damaged");
-    let decode = |index: usize| Ok((file.arrays[index].name.clone(), file.decode(index).map_err(kind)?));
-    (0..file.arrays.len()).map(decode).collect()
+    let kind = |kind: &str| if kind == "recipe" { "recipe" } else { "damaged" }.to_owned();
+    let (arrays, _) = decoder::read(bytes)?;
+    arrays.into_iter().map(|(name, .., bytes)| Ok((name, bytes.map_err(kind)?))).collect()
 }
 
 fn file_kind(error: &FileError) -> &'static str {
@@ -96,7 +84,7 @@ fn digests() -> String {
     let mut lines = String::new();
     for (name, bytes) in files(&directory("golden")) {
         for (array, decoded) in library(&bytes).unwrap_or_else(|error| panic!("{name}: {error}")) {
-            lines += &format!("{name}\t{array}\t{}\t{:08x}\n", decoded.len(), container::crc32(&decoded));
+            lines += &format!("{name}\t{array}\t{}\t{:08x}\n", decoded.len(), decoder::crc32(&decoded));
         }
     }
     lines
@@ -140,7 +128,7 @@ fn the_reference_decodes_the_same_bits() {
             assert!(ours.1 == plain.1, "{name}, array {}: differs from byte {first:?} on", ours.0);
         }
         let side_files = File::from_bytes(bytes.clone()).unwrap().side_files().unwrap();
-        assert_eq!(container::read(&bytes).unwrap().side_files, side_files, "{name}");
+        assert_eq!(decoder::read(&bytes).unwrap().1, side_files, "{name}");
     }
 }
 
@@ -149,18 +137,16 @@ fn the_reference_decodes_the_same_bits() {
 fn the_reference_reads_the_containers_golden_files() {
     let path = directory("../../lamella-file/tests/golden");
     for (name, bytes) in files(&path) {
-        let (file, plain) = (File::from_bytes(bytes.clone()).unwrap(), container::read(&bytes).unwrap());
-        assert_eq!(plain.side_files, file.side_files().unwrap(), "{name}");
-        assert_eq!(plain.recipes, file.manifest().recipes, "{name}");
-        for (array, plain) in file.arrays().iter().zip(&plain.arrays) {
-            assert_eq!(array.spec.name, plain.name, "{name}");
-            assert_eq!(usize::from(array.spec.dtype.code()), plain.dtype, "{name}");
-            assert!(
-                array.spec.shape.iter().map(|&extent| extent as u64).eq(plain.shape.iter().copied()),
-                "{name}"
-            );
+        let (file, (arrays, side_files)) =
+            (File::from_bytes(bytes.clone()).unwrap(), decoder::read(&bytes).unwrap());
+        assert_eq!(side_files, file.side_files().unwrap(), "{name}");
+        for (array, (plain, dtype, shape, recipe, _)) in file.arrays().iter().zip(&arrays) {
+            assert_eq!(array.spec.name, *plain, "{name}");
+            assert_eq!(usize::from(array.spec.dtype.code()), *dtype, "{name}");
+            assert_eq!(array.spec.shape, *shape, "{name}");
+            assert_eq!(file.recipe(array), recipe, "{name}");
         }
-        assert_eq!(file.arrays().len(), plain.arrays.len());
+        assert_eq!(file.arrays().len(), arrays.len());
     }
 }
 
@@ -202,11 +188,11 @@ fn damaged_payloads_mean_the_same_to_both() {
             let codec = lamella::catalogue().codec(&recipe).unwrap();
             let place = file.locate(&array.spec.name).unwrap();
             let payload = file.layers_of(&array.spec.name).unwrap()[0].to_vec();
-            let (spec, shape) = (&place.coded_as, place.coded_as.shape.iter().map(|&e| e as u64));
-            let (dtype, shape): (usize, Vec<u64>) = (spec.dtype.code().into(), shape.collect());
+            let spec = &place.coded_as;
             for damaged in damage(&payload) {
                 let ours = codec.decode(spec, &[&damaged]).map(|array| array.bytes.into_owned());
-                let plain = codecs::decode(file.recipe(array), dtype, &shape, &[&damaged]);
+                let plain =
+                    codecs::decode(file.recipe(array), spec.dtype.code().into(), &spec.shape, &[&damaged]);
                 match (&ours, &plain) {
                     (Ok(ours), Ok(plain)) => assert!(ours == plain, "{name}, {}", array.spec.name),
                     (Err(_), Err(_)) => {}
