@@ -33,7 +33,8 @@ SYSTEMS = {
     "house": ["2.5", "3.5", "1.5", "4.5", "2", "3", "4", "1.25", "5"],
 }
 # On MiniLM, where each costs minutes.
-SHORT = {"rtn": 3, "gptq": 3, "S056 spqr": 3, "S068 vptq": 0, "S138 elutq": 4, "S065 mixllm": 2, "S058 olive": 1, "house": 6}
+SHORT = {"rtn": 3, "gptq": 3, "S056 spqr": 3, "S054 decoupleq": 3, "S068 vptq": 2, "S152 bitstack": 4, "S138 elutq": 4, "S065 mixllm": 2,
+         "S058 olive": 1, "S044 bfp": 3, "house": 9}
 # On the project's own model, whose matrices are 64 wide: codebooks and factors to match.
 SMALL = {"S068 vptq": ["vptq(vector=2, centroids=%d)" % k for k in (16, 8, 64)], "S152 bitstack": ["bitstack(blocks=%d, rank=1)" % n for n in (1, 2, 3)]}
 EMBEDDINGS = "house(bits=5)"
