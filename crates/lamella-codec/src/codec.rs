@@ -14,6 +14,8 @@ pub struct Knowledge {
     pub second_moment: Option<Arc<SecondMoment>>,
     /// How often each row is used (an embedding's token counts), `[out_features]`; any scale.
     pub row_usage: Option<Arc<Vec<f64>>>,
+    /// Rows of each of the arrays that this one stacks, none where it is no stack.
+    pub stacked_rows: Vec<usize>,
     /// Change of the task's loss per unit of this array's distortion; 1 where nothing is known.
     pub sensitivity: Option<f64>,
 }
@@ -169,6 +171,12 @@ pub trait Codec: Send + Sync {
     /// Whether [`Knowledge::second_moment`] changes what this codec writes: a pipeline then takes statistics first.
     fn uses_second_moment(&self) -> bool {
         self.has_free_rate()
+    }
+
+    /// Whether matrices with the same inputs are to be stacked into one: what is stored of the inputs is then stored
+    /// once.
+    fn stacks(&self) -> bool {
+        false
     }
 
     /// Bytes of all layers of such an array, where they follow from its shape alone.

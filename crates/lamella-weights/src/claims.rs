@@ -228,6 +228,7 @@ impl ClaimBench {
             text: Some(text),
             sequences: self.sequences.clone(),
             statistics: Some(statistics),
+            takes_foreign: false,
             scratch: self.directory.path().to_owned(),
         }
     }

@@ -133,15 +133,17 @@ impl Opened {
         let (bytes, weights) = (file.length_bytes(), file.elements());
         let side = file.layout().side.end - file.layout().side.start;
         let linears: Vec<&str> = block_linears(&model);
-        let (mut linear_bytes, mut linear_weights) = (0u64, 0u64);
+        let (mut linear_bytes, mut linear_weights) = (0.0f64, 0u64);
         for (index, array) in file.arrays().iter().enumerate() {
-            if array.storage != Storage::Own || !linears.contains(&array.spec.name.as_str()) {
+            let is_alias = matches!(array.storage, Storage::AliasOf(_));
+            if is_alias || !linears.contains(&array.spec.name.as_str()) {
                 continue;
             }
             let Some(target) = file.targets().of_array(index) else { continue };
             let layers = file.layer_indices(target).iter();
-            linear_bytes +=
-                layers.map(|&layer| file.manifest().layers[layer as usize].length_bytes).sum::<u64>();
+            let bytes: u64 = layers.map(|&layer| file.manifest().layers[layer as usize].length_bytes).sum();
+            let (own, all) = (array.spec.len() as f64, file.targets().spec(target, file.arrays()));
+            linear_bytes += bytes as f64 * own / all.map_or(own, |all| all.len() as f64).max(1.0);
             linear_weights += array.spec.len() as u64;
         }
         Ok(Self {
@@ -149,7 +151,7 @@ impl Opened {
             bytes,
             weights,
             bits_per_weight: bytes.saturating_sub(side) as f64 * 8.0 / weights.max(1) as f64,
-            linear_bits_per_weight: linear_bytes as f64 * 8.0 / linear_weights.max(1) as f64,
+            linear_bits_per_weight: linear_bytes * 8.0 / linear_weights.max(1) as f64,
             model,
             side_files,
             evaluation_text: None,

@@ -57,13 +57,18 @@ pub enum OpenError {
 /// A coded model: hands out decoded arrays by name.
 ///
 /// Opening reads the manifest and builds the codecs; arrays are decoded when they are asked for and not kept
-/// (bundles of small arrays excepted, which are kept once decoded).
+/// (bundles of small arrays excepted, which are kept once decoded, and the last few stacks, until all their arrays were
+/// asked for).
 pub struct CodedModel {
     file: File,
     specs: Vec<ArraySpec>,
     codecs: Vec<Arc<dyn Codec>>,
-    bundles: Mutex<BTreeMap<usize, Arc<Array<'static>>>>,
+    /// By target: what was decoded, and how often it is still expected to be asked for; `None` as often as one likes.
+    kept: Mutex<BTreeMap<usize, (Arc<Array<'static>>, Option<usize>)>>,
 }
+
+/// Stacks that are kept at a time.
+const KEPT_STACKS: usize = 4;
 
 impl std::fmt::Debug for CodedModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -103,7 +108,7 @@ impl CodedModel {
             }
         }
         let specs = file.arrays().iter().map(|array| array.spec.clone()).collect();
-        Ok(Self { file, specs, codecs, bundles: Mutex::new(BTreeMap::new()) })
+        Ok(Self { file, specs, codecs, kept: Mutex::new(BTreeMap::new()) })
     }
 
     /// The container.
@@ -150,7 +155,7 @@ impl CodedModel {
         let place = self.file.locate(name).map_err(|error| unreadable(error.into()))?;
         let entry = &self.file.arrays()[index];
         let is_bundle = matches!(entry.storage, Storage::Bundle(_));
-        let known = is_bundle.then(|| self.bundles().get(&place.target).cloned()).flatten();
+        let known = if is_bundle { self.take_kept(place.target) } else { None };
         let whole = match known {
             Some(whole) => whole,
             None => {
@@ -162,7 +167,7 @@ impl CodedModel {
                     codec.decode(&place.coded_as, &layers).map_err(|error| unreadable(error.into()))?;
                 let whole = Arc::new(whole);
                 if is_bundle {
-                    self.bundles().insert(place.target, Arc::clone(&whole));
+                    self.keep(place.target, &whole);
                 }
                 whole
             }
@@ -183,9 +188,32 @@ impl CodedModel {
         Array::new(spec, bytes.to_vec()).map_err(|error| unreadable(error.into()))
     }
 
-    fn bundles(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Arc<Array<'static>>>> {
-        // The map is only ever inserted into whole: a panic elsewhere cannot leave it half changed.
-        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A bundle that was decoded before.
+    fn take_kept(&self, target: usize) -> Option<Arc<Array<'static>>> {
+        // Entries are only ever inserted and removed whole: a panic elsewhere cannot leave the map half changed.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (whole, left) = kept.get_mut(&target)?;
+        let whole = Arc::clone(whole);
+        if let Some(left) = left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                kept.remove(&target);
+            }
+        }
+        Some(whole)
+    }
+
+    /// Keeps a bundle; a stack for its other arrays, in place of the one least far into the file.
+    fn keep(&self, target: usize, whole: &Arc<Array<'static>>) {
+        let others = self.file.targets().members(target).len().saturating_sub(1);
+        let left = (whole.spec.shape.len() > 1).then_some(others);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let stacks: Vec<usize> =
+            kept.iter().filter(|(_, (_, left))| left.is_some()).map(|(&target, _)| target).collect();
+        if left.is_some() && stacks.len() >= KEPT_STACKS {
+            stacks.first().map(|first| kept.remove(first));
+        }
+        kept.insert(target, (Arc::clone(whole), left));
     }
 }
 

@@ -148,7 +148,7 @@ impl Manifest {
                 return Err(ManifestError::invalid(format!("two arrays are named `{}`", array.spec.name)));
             }
         }
-        let targets = Targets::new(&self.arrays)?;
+        let targets = Targets::new(&self.arrays, &self.recipes)?;
         self.validate_bundles(&targets)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if layer.target >= targets.len() {

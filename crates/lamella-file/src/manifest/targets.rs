@@ -5,8 +5,9 @@ use lamella_codec::ArraySpec;
 use super::{ArrayEntry, Storage};
 use crate::ManifestError;
 
-/// The targets of a manifest: what layers refine. A target is one array stored by itself, or a bundle of small arrays
-/// that share payloads. Targets are numbered by their first array.
+/// The targets of a manifest: what layers refine. A target is one array stored by itself, or a bundle of arrays that
+/// share payloads: end to end where their recipe is `exact`, else, where all are matrices of as many columns, stacked
+/// into one matrix. Targets are numbered by their first array.
 ///
 /// ```
 /// use lamella_codec::{ArraySpec, Dtype};
@@ -24,7 +25,7 @@ use crate::ManifestError;
 ///     entry("norm.1", Storage::Bundle(0)),
 ///     entry("head", Storage::AliasOf(0)),
 /// ];
-/// let targets = Targets::new(&arrays).unwrap();
+/// let targets = Targets::new(&arrays, &["exact".to_owned()]).unwrap();
 /// assert_eq!(targets.len(), 3);
 /// assert_eq!(targets.members(1), [1, 3]);
 /// assert_eq!(targets.of_array(4), Some(0)); // the tied array reads what target 0 holds
@@ -38,15 +39,17 @@ pub struct Targets {
     members: Vec<u32>,
     /// Where each target's members start, and one more.
     starts: Vec<u32>,
+    /// Whether each target is a stack.
+    are_stacks: Vec<bool>,
 }
 
 impl Targets {
-    /// Finds the targets of a list of arrays.
+    /// Finds the targets of a list of arrays, whose entries count into `recipes`.
     ///
     /// # Errors
     /// Bundle numbers not counted up from zero, bundles of different recipes or dtypes, aliases that lead nowhere, to
     /// another alias or to an array of another shape.
-    pub fn new(arrays: &[ArrayEntry]) -> Result<Self, ManifestError> {
+    pub fn new(arrays: &[ArrayEntry], recipes: &[String]) -> Result<Self, ManifestError> {
         const ALIAS: u32 = u32::MAX;
         let mut of_array = Vec::with_capacity(arrays.len());
         let mut sizes: Vec<u32> = Vec::new();
@@ -105,7 +108,11 @@ impl Targets {
                 of_array[index] = alias_target(arrays, &of_array, array, original)?;
             }
         }
-        Ok(Self { of_array, members, starts })
+        let are_stacks = starts
+            .windows(2)
+            .map(|range| is_stack(arrays, recipes, &members[range[0] as usize..range[1] as usize]))
+            .collect();
+        Ok(Self { of_array, members, starts, are_stacks })
     }
 
     /// Number of targets.
@@ -127,8 +134,8 @@ impl Targets {
             _ => &[],
         }
     }
-    /// The spec that a target is coded with: the array's own, or for a bundle one axis of all members' elements under
-    /// the first member's name.
+    /// The spec that a target is coded with: the array's own, or for a bundle, under the first member's name, one axis
+    /// of all members' elements or a stack of all members' rows.
     pub fn spec(&self, target: usize, arrays: &[ArrayEntry]) -> Option<ArraySpec> {
         let members = self.members(target);
         let first = &arrays.get(*members.first()? as usize)?.spec;
@@ -138,13 +145,34 @@ impl Targets {
         let total = members.iter().try_fold(0usize, |sum, &member| {
             sum.checked_add(arrays.get(member as usize)?.spec.checked_len()?)
         })?;
-        Some(ArraySpec::new(first.name.clone(), vec![total], first.dtype))
+        let shape = match first.shape[..] {
+            [_, columns] if self.are_stacks.get(target) == Some(&true) => {
+                vec![total / columns.max(1), columns]
+            }
+            _ => vec![total],
+        };
+        Some(ArraySpec::new(first.name.clone(), shape, first.dtype))
     }
     /// Name of a target's first array, empty where there is no such target.
     pub fn name<'a>(&self, target: usize, arrays: &'a [ArrayEntry]) -> &'a str {
         let first = self.members(target).first().and_then(|&member| arrays.get(member as usize));
         first.map_or("", |array| array.spec.name.as_str())
     }
+}
+
+/// Whether arrays are coded as one matrix.
+fn is_stack(arrays: &[ArrayEntry], recipes: &[String], members: &[u32]) -> bool {
+    let array = |&member: &u32| arrays.get(member as usize);
+    let columns = |array: &ArrayEntry| match array.spec.shape[..] {
+        [_, columns] if columns > 0 => Some(columns),
+        _ => None,
+    };
+    let Some(first) = members.first().and_then(array) else { return false };
+    let recipe = recipes.get(first.recipe).map_or("exact", |recipe| recipe.split('(').next().unwrap_or(""));
+    matches!(first.storage, Storage::Bundle(_))
+        && recipe != "exact"
+        && columns(first).is_some()
+        && members.iter().filter_map(array).all(|other| columns(other) == columns(first))
 }
 
 fn alias_target(

@@ -150,8 +150,9 @@ impl Job<'_> {
     }
 
     pub(super) fn set_ratio(&mut self, target: usize, ratio: f64) {
-        let index = self.targets[target].members[0];
-        self.treatments[index].step_ratio = ratio;
+        for &index in &self.targets[target].members {
+            self.treatments[index].step_ratio = ratio;
+        }
         if let Some(curve) = self.curves.get_mut(&target) {
             curve.set_ratio(ratio);
         }
@@ -171,7 +172,7 @@ impl Job<'_> {
                 Place::TwinOf(original) => original,
                 _ => index,
             };
-            // No meaning where its recipe has no free rate, as after an edit.
+            // No meaning where its recipe has no free rate, as after an edit. A stack has one step: its first array's.
             self.treatments[holder].step_ratio = ratio;
         }
         Ok(())
@@ -280,13 +281,38 @@ impl Job<'_> {
         groups.into_values().collect()
     }
 
-    /// The array's own name and those of its twins.
+    /// The names of the target's arrays and of their twins.
     pub(super) fn names(&self, target: usize) -> impl Iterator<Item = &str> {
-        let member = self.targets[target].members[0];
+        self.targets[target].members.iter().flat_map(|&member| self.names_of(member))
+    }
+
+    /// An array's own name and those of its twins.
+    pub(super) fn names_of(&self, member: usize) -> impl Iterator<Item = &str> {
         let is_same = move |(index, place): (usize, Place)| index == member || place == Place::TwinOf(member);
         let all = self.treatments.iter().enumerate();
         all.filter(move |(index, other)| is_same((*index, other.place)))
             .map(|(_, other)| other.spec.name.as_str())
+    }
+
+    /// Adds a target's arrays under all their names, taken out of what it was decoded to.
+    pub(super) fn insert_members(
+        &self,
+        decoded: &mut TensorMap,
+        target: usize,
+        whole: &Array<'_>,
+    ) -> Result<(), CompressError> {
+        let mut bytes = &whole.bytes[..];
+        for &member in &self.targets[target].members {
+            let spec = &self.treatments[member].spec;
+            let (own, rest) = bytes.split_at(spec.len() * spec.dtype.size_bytes());
+            bytes = rest;
+            for name in self.names_of(member) {
+                let mut spec = spec.clone();
+                name.clone_into(&mut spec.name);
+                decoded.insert(Array::new(spec, own.to_vec())?);
+            }
+        }
+        Ok(())
     }
 
     /// Loss of each probe, never below a thousandth of the mean, and the seconds that coding alone took.
@@ -357,12 +383,7 @@ impl Job<'_> {
         let spec = &self.targets[target].spec;
         let encoded = codec.encode(&self.array(target)?, &self.knowledge(target)?, rate)?;
         let payloads: Vec<&[u8]> = encoded.layers.iter().map(|layer| &layer.payload[..]).collect();
-        let array = codec.decode(spec, &payloads)?;
-        for name in self.names(target) {
-            let mut spec = spec.clone();
-            name.clone_into(&mut spec.name);
-            decoded.insert(Array::new(spec, array.bytes.to_vec())?);
-        }
+        self.insert_members(decoded, target, &codec.decode(spec, &payloads)?)?;
         Ok(encoded.size_bytes() as u64)
     }
 }

@@ -25,6 +25,8 @@ pub struct CalibrationRequest {
     pub sequences: SequenceOptions,
     /// Saved statistics: read where the file exists, else written.
     pub statistics: Option<PathBuf>,
+    /// Whether saved statistics of another model are taken, one that this one was coded from.
+    pub takes_foreign: bool,
     /// Directory for statistics too large for memory.
     pub scratch: PathBuf,
 }
@@ -152,7 +154,7 @@ impl CalibrationRequest {
         let sequences = self.sequences(input, &text)?;
         if let Some(path) = self.statistics.as_ref().filter(|path| path.exists()) {
             let statistics = Statistics::open(path)?;
-            if statistics.provenance().model != model_hash {
+            if statistics.provenance().model != model_hash && !self.takes_foreign {
                 return Err(CompressError::ForeignStatistics { path: path.clone() });
             }
             return Ok(Calibration {

@@ -10,7 +10,7 @@ use super::{CompressError, Input, Place, Request, Treatment};
 pub(super) struct Target {
     /// Indices of the arrays it holds, one or more.
     pub(super) members: Vec<usize>,
-    /// What the codec sees: the array itself, or all members' elements along one axis.
+    /// What the codec sees: the array itself, all members' elements along one axis, or all members' rows.
     pub(super) spec: ArraySpec,
 }
 
@@ -25,15 +25,16 @@ pub(super) fn targets(treatments: &[Treatment]) -> Vec<Target> {
             Place::Bundle(number) => match bundles.iter().find(|bundle| bundle.0 == number) {
                 Some(&(_, target)) => {
                     targets[target].members.push(index);
-                    targets[target].spec.shape[0] += treatment.spec.len();
+                    targets[target].spec.shape[0] +=
+                        if treatment.codec.stacks() { treatment.spec.shape[0] } else { treatment.spec.len() };
                 }
                 None => {
                     bundles.push((number, targets.len()));
-                    let spec = ArraySpec::new(
-                        treatment.spec.name.clone(),
-                        vec![treatment.spec.len()],
-                        treatment.spec.dtype,
-                    );
+                    let shape = match treatment.codec.stacks() {
+                        true => treatment.spec.shape.clone(),
+                        false => vec![treatment.spec.len()],
+                    };
+                    let spec = ArraySpec::new(treatment.spec.name.clone(), shape, treatment.spec.dtype);
                     targets.push(Target { members: vec![index], spec });
                 }
             },

@@ -101,7 +101,8 @@ impl Request {
         let beside = output.parent().filter(|parent| !parent.as_os_str().is_empty());
         let scratch = beside.map_or_else(|| PathBuf::from("."), PathBuf::from);
         let sequences = CalibrationRequest::protocol(input);
-        let mut calibration = CalibrationRequest { text: None, sequences, statistics: None, scratch };
+        let mut calibration =
+            CalibrationRequest { text: None, sequences, statistics: None, takes_foreign: false, scratch };
         calibration.sequences.max_tokens = CALIBRATION_TOKENS;
         calibration.fit_to_text(input)?;
         Ok(Self {

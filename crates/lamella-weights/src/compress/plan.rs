@@ -179,7 +179,15 @@ impl<'a> Job<'a> {
         let Some(calibration) = &self.calibration else { return Ok(Knowledge::default()) };
         let statistics = &calibration.statistics;
         Ok(match treatment.site.as_ref().filter(|site| !site.is_transposed) {
-            Some(site) => statistics.knowledge(site)?,
+            Some(site) => {
+                let mut knowledge = statistics.knowledge(site)?;
+                let Target { members, spec } = &self.targets[target];
+                if members.len() > 1 && spec.shape.len() == 2 {
+                    knowledge.stacked_rows =
+                        members.iter().map(|&member| self.treatments[member].spec.shape[0]).collect();
+                }
+                knowledge
+            }
             None => {
                 let mut knowledge = Knowledge::default();
                 knowledge.row_usage = statistics.row_usage(&treatment.spec.name).cloned();

@@ -178,14 +178,17 @@ impl Job<'_> {
                     self.codec(target),
                     self.step_rate(self.log2_step)(target),
                 )?;
-                let original = self.array(target)?.to_f32()?;
+                for &member in &self.targets[target].members {
+                    let name = &self.treatments[member].spec.name;
+                    let original = self.input.directory.array(name)?.to_f32()?;
+                    let spec_of = |name: &str| decoded.spec(name).cloned();
+                    let specs: Vec<ArraySpec> = self.names_of(member).filter_map(spec_of).collect();
+                    coded.embeds |= specs.iter().any(|spec| embeddings.contains(&spec.name));
+                    let changed = decoded.array(name)?.to_f32()?;
+                    let error = changed.iter().zip(&original).map(|(changed, own)| changed - own).collect();
+                    parts.push(Part { specs, original, error });
+                }
                 self.release(target);
-                let specs: Vec<ArraySpec> = decoded.arrays().to_vec();
-                coded.embeds |= specs.iter().any(|spec| embeddings.contains(&spec.name));
-                let Some(spec) = specs.first() else { continue };
-                let changed = decoded.array(&spec.name)?.to_f32()?;
-                let error = changed.iter().zip(&original).map(|(changed, own)| changed - own).collect();
-                parts.push(Part { specs, original, error });
             }
             coded.units.push(parts);
         }

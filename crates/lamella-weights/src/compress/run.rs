@@ -93,8 +93,9 @@ impl Job<'_> {
         let recipes: Vec<String> =
             self.treatments.iter().map(|treatment| treatment.codec.recipe().to_string()).collect();
         Ok(format!(
-            "lamella {} input {} recipes {} limit {:?} sequential {} allocate {:?} tune {:?} calibration {calibration}",
+            "lamella {} targets {} input {} recipes {} limit {:?} sequential {} allocate {:?} tune {:?} calibration {calibration}",
             env!("CARGO_PKG_VERSION"),
+            self.targets.len(),
             self.input.content_hash()?,
             recipes.join(";"),
             self.limit,
@@ -466,12 +467,9 @@ impl Drift {
         self.quantized = TensorMap::default();
         for &target in group {
             let spec = &job.targets[target].spec;
-            if job.targets[target].members.len() > 1 {
-                continue;
-            }
             let layers = spool.finished(&spec.name)?.unwrap_or_default();
             let payloads: Vec<&[u8]> = layers.iter().map(|layer| &layer.payload[..]).collect();
-            self.quantized.insert(job.codec(target).decode(spec, &payloads)?);
+            job.insert_members(&mut self.quantized, target, &job.codec(target).decode(spec, &payloads)?)?;
         }
         let overlay = Overlay { above: &self.quantized, below: &*job.input.directory };
         let network = self.network(job)?;

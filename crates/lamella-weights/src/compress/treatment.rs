@@ -13,6 +13,9 @@ use super::{CompressError, Input};
 const BUNDLED_BYTES: usize = 16 << 10;
 /// Arrays smaller than this are not worth a look for a twin.
 const SMALLEST_TWIN_BYTES: usize = 4096;
+/// Matrices with the same inputs are stacked up to so many weights: beyond, what they share is small beside them, and
+/// whole stacks are read to get at one of them.
+const STACKED_WEIGHTS: usize = 16 << 20;
 
 /// `--rule GLOB=RECIPE`.
 #[derive(Debug, Clone)]
@@ -28,7 +31,8 @@ pub struct Rule {
 pub enum Place {
     /// By itself.
     Own,
-    /// With the other small exact arrays of its dtype.
+    /// With the other small exact arrays of its dtype, or stacked with those that have the same inputs. Bundles count
+    /// in the order of their first arrays.
     Bundle(usize),
     /// As the array with this index, which has the same bytes.
     TwinOf(usize),
@@ -54,7 +58,7 @@ pub struct Treatment {
 impl Treatment {
     /// Whether [`lamella_codec::Rate::Step`] chooses its rate.
     pub fn is_free(&self) -> bool {
-        self.place == Place::Own && self.codec.has_free_rate()
+        !matches!(self.place, Place::TwinOf(_)) && self.codec.has_free_rate()
     }
     /// Whether it is a linear of a block: what `linear_bits_per_weight` counts.
     pub fn is_block_linear(&self) -> bool {
@@ -166,17 +170,44 @@ fn find_twins(input: &Input, treatments: &mut [Treatment]) -> Result<(), Compres
     Ok(())
 }
 
-/// Small exact arrays share payloads: one bundle per dtype, and none for a single array.
+/// What arrays share a payload by.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Shared {
+    /// Small exact arrays of a dtype.
+    Exact(u8),
+    /// Matrices of a dtype with the same inputs (of the same expert) and recipe.
+    Inputs(u8, String, Option<usize>, String),
+}
+
+/// Small exact arrays share payloads, and matrices with the same inputs where their codec wants that; none for a single
+/// array.
 fn bundle(treatments: &mut [Treatment]) {
-    let mut by_dtype: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
-    for (index, treatment) in treatments.iter().enumerate() {
+    let mut groups: BTreeMap<Shared, Vec<usize>> = BTreeMap::new();
+    for (index, treatment) in treatments.iter().enumerate().filter(|(_, t)| t.place == Place::Own) {
+        let dtype = treatment.spec.dtype.code();
         let is_small = treatment.spec.checked_size_bytes().is_some_and(|bytes| bytes <= BUNDLED_BYTES);
-        if treatment.place == Place::Own && treatment.codec.recipe().name() == "exact" && is_small {
-            by_dtype.entry(treatment.spec.dtype.code()).or_default().push(index);
+        let recipe = treatment.codec.recipe();
+        if recipe.name() == "exact" && is_small {
+            groups.entry(Shared::Exact(dtype)).or_default().push(index);
+        } else if let Some(site) = &treatment.site
+            && treatment.codec.stacks()
+            && !site.is_transposed
+            && site.block.is_some()
+        {
+            let shared = Shared::Inputs(dtype, site.input.clone(), site.expert, recipe.to_string());
+            groups.entry(shared).or_default().push(index);
         }
     }
-    let groups = by_dtype.into_values().filter(|members| members.len() > 1);
-    for (number, members) in groups.enumerate() {
+    let weights =
+        |members: &[usize]| -> usize { members.iter().map(|&index| treatments[index].spec.len()).sum() };
+    let is_shared = |shared: &Shared, members: &[usize]| match shared {
+        Shared::Exact(_) => members.len() > 1,
+        Shared::Inputs(..) => members.len() > 1 && weights(members) <= STACKED_WEIGHTS,
+    };
+    let found = groups.into_iter().filter(|(shared, members)| is_shared(shared, members));
+    let mut groups: Vec<Vec<usize>> = found.map(|(_, members)| members).collect();
+    groups.sort_unstable();
+    for (number, members) in groups.into_iter().enumerate() {
         for index in members {
             treatments[index].place = Place::Bundle(number);
         }

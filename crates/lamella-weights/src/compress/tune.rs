@@ -349,12 +349,10 @@ impl Job<'_> {
 
     /// All arrays as the file will give them.
     fn decoded(&self, spool: &Spool) -> Result<Decoded<'_>, CompressError> {
-        let own: Vec<usize> =
-            (0..self.targets.len()).filter(|&target| self.targets[target].members.len() == 1).collect();
         let coded = |target: &usize| self.codec(*target).recipe().name() != "exact";
-        let arrays: Vec<Array<'static>> = own
+        let coded: Vec<usize> = (0..self.targets.len()).filter(coded).collect();
+        let arrays: Vec<Array<'static>> = coded
             .par_iter()
-            .filter(|target| coded(target))
             .map(|&target| {
                 let spec = &self.targets[target].spec;
                 let layers = spool.finished(&spec.name)?.unwrap_or_default();
@@ -363,7 +361,9 @@ impl Job<'_> {
             })
             .collect::<Result<_, CompressError>>()?;
         let mut map = TensorMap::default();
-        arrays.into_iter().for_each(|array| map.insert(array));
+        for (&target, array) in coded.iter().zip(&arrays) {
+            self.insert_members(&mut map, target, array)?;
+        }
         let twins = self.treatments.iter().filter_map(|treatment| match treatment.place {
             Place::TwinOf(original) => {
                 Some((treatment.spec.name.clone(), self.treatments[original].spec.name.clone()))

@@ -3,7 +3,7 @@
 //! # First layer
 //! | bytes | field |
 //! |---|---|
-//! | 1 | bit 0: rows have exponents; bit 1: static tables; bit 2, beside bit 1: rows have classes; other bits 0 |
+//! | 1 | bit 0: rows have exponents; bit 1: static tables; bit 2, beside bit 1: rows have classes; bit 3, beside bit 0: rows' exponents are quarter octaves; other bits 0 |
 //! | 1 | threshold of code 0 in 1/128 of a step, 64 to 127 |
 //! | 2 | check, little endian: `(length + 31 rows + 1009 columns) mod 65521`, `length` the bytes of the stream |
 //! | 3 | base step: the upper three bytes of an `f32`, little endian, from 2^-96 to 2^96 |
@@ -12,7 +12,8 @@
 //! With static tables the stream comes behind its length (4 bytes) and has the classes of [`super::tables`] in place
 //! of the codes, those of rows in their order; the codes' lists follow.
 //!
-//! Column `j` has the step `base * 2^(c_j / 8)` with `c_j` within -176 to 176, row `i` multiplies it by `2^(r_i / 2)`.
+//! Column `j` has the step `base * 2^(c_j / 8)` with `c_j` within -176 to 176, row `i` multiplies it by `2^(r_i / 4)`
+//! (`2^(r_i / 2)` without bit 3).
 //! A column's group is `(floor(c_j / 2) + 16) >> 2` within 0 to 7. Sequences and codes are coded as the house recipe's
 //! ([`crate::house::coder`]), without a trellis.
 //!
@@ -40,6 +41,8 @@ use crate::house::form::{GROUPS, MAX_BASE, MAX_ROW_EXPONENT, MIN_BASE, group_of,
 
 /// Largest exponent of a column, in eighths of an octave.
 pub const MAX_EXPONENT: i32 = 176;
+/// Largest exponent of a row, in quarters of an octave.
+pub const MAX_ROW_QUARTERS: i32 = 2 * MAX_ROW_EXPONENT;
 /// Largest number of directions in a structure.
 pub const MAX_RANK: usize = 256;
 /// Largest code of a loading.
@@ -75,7 +78,7 @@ pub struct Header {
     pub base: f32,
     /// Eighths of an octave, one per column.
     pub columns: Vec<i32>,
-    /// Half octaves, one per row, or empty.
+    /// Quarter octaves, one per row, or empty.
     pub rows: Vec<i32>,
     /// Offsets of the groups.
     pub offsets: Vec<GroupOffsets>,
@@ -90,18 +93,26 @@ impl Header {
     }
     /// Factors of the rows, or empty.
     pub fn row_factors(&self) -> Vec<f32> {
-        self.rows.iter().map(|&exponent| power(2 * exponent)).collect()
+        self.rows.iter().map(|&exponent| power(exponent)).collect()
     }
     /// Offset groups of the columns.
     pub fn groups(&self) -> Vec<u8> {
         self.columns.iter().map(|exponent| group_of(exponent.div_euclid(2))).collect()
     }
 
+    /// Exponents that were stored as half octaves, as quarters.
+    fn rows_from(&mut self, flags: u8) {
+        if flags & 8 == 0 {
+            let quarters = |half: i32| half.clamp(-MAX_ROW_EXPONENT, MAX_ROW_EXPONENT) * 2;
+            self.rows.iter_mut().for_each(|row| *row = quarters(*row));
+        }
+    }
+
     fn code<D: Direction>(&mut self, coder: &mut D) {
         code_sequence(coder, &mut self.columns);
         self.columns.iter_mut().for_each(|c| *c = (*c).clamp(-MAX_EXPONENT, MAX_EXPONENT));
         code_sequence(coder, &mut self.rows);
-        self.rows.iter_mut().for_each(|r| *r = (*r).clamp(-MAX_ROW_EXPONENT, MAX_ROW_EXPONENT));
+        self.rows.iter_mut().for_each(|r| *r = (*r).clamp(-MAX_ROW_QUARTERS, MAX_ROW_QUARTERS));
         let mut numbers: Vec<i32> =
             self.offsets.as_flattened().iter().map(|&offset| i32::from(offset)).collect();
         code_sequence(coder, &mut numbers);
@@ -156,7 +167,7 @@ pub fn write_first(header: &Header, rows: usize, codes: &[i32]) -> Result<Vec<u8
     let mut header = header.clone();
     let mut encoder = RangeEncoder::new();
     header.code(&mut encoder);
-    let (mut flags, mut body) = (u8::from(!header.rows.is_empty()), Vec::new());
+    let (mut flags, mut body) = (9 * u8::from(!header.rows.is_empty()), Vec::new());
     if let Some(classes) = &header.classes {
         flags |= 2 | u8::from(!classes.rows.is_empty()) << 2;
         append_framed(&mut body, &encoder.finish());
@@ -212,7 +223,7 @@ pub fn read_first(payload: &[u8], rows: usize, columns: usize) -> Result<(Header
     let Some((&[flags, threshold, c0, c1, b1, b2, b3], stream)) = payload.split_first_chunk::<7>() else {
         return Err(format!("{} bytes cannot hold the 7 of the header", payload.len()));
     };
-    if flags > 7 || flags & 6 == 4 || !(64..=127).contains(&threshold) {
+    if flags > 15 || flags & 6 == 4 || flags & 9 == 8 || !(64..=127).contains(&threshold) {
         return Err(format!("flags {flags:#04x} and threshold {threshold} are not known to this version"));
     }
     if u16::from_le_bytes([c0, c1]) != check(stream.len(), rows, columns, 0) {
@@ -242,6 +253,7 @@ pub fn read_first(payload: &[u8], rows: usize, columns: usize) -> Result<(Header
         header.classes = Some(Classes { columns: vec![0; columns], rows: vec![0; rows_of_classes] });
         let mut decoder = RangeDecoder::new(stream);
         header.code(&mut decoder);
+        header.rows_from(flags);
         ended(&decoder, stream.len())?;
         let codes = match &header.classes {
             Some(classes) => read_codes(body, classes, rows)?,
@@ -251,6 +263,7 @@ pub fn read_first(payload: &[u8], rows: usize, columns: usize) -> Result<(Header
     }
     let mut decoder = RangeDecoder::new(stream);
     header.code(&mut decoder);
+    header.rows_from(flags);
     let mut codes = vec![0i32; length];
     code_matrix(&mut decoder, Trellis::NONE, rows, &relative(&header), &mut codes, |_, _, _| {});
     ended(&decoder, stream.len())?;

@@ -7,6 +7,7 @@
 //!
 //! The mathematics stands in [`lamella_quant::refine`] and [`lamella_math::low_rank`].
 
+mod bits;
 pub mod form;
 mod levels;
 pub mod solver;

@@ -13,12 +13,14 @@
 //! Columns one after the other; in each the rows of the first part, then those of the second, and so on. Row `i` belongs
 //! to part `i mod parts`.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use lamella_entropy::models::Frequencies;
 use lamella_entropy::rans::{self, Assignment, DecodeTables, EncodeTables};
 use lamella_entropy::varint::{read_varint, write_varint};
 
+use super::bits::{BitList, Head};
 use super::form::Wrong;
 
 /// Classes of numbers.
@@ -46,8 +48,12 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Of codes `[columns, rows]`, rows in order.
-    pub fn of(codes: &[i32], rows: usize) -> Self {
+    /// Of codes `[columns, rows]`, rows in order; `exponents` are those of the rows' steps.
+    ///
+    /// Rows with the same step are told apart where their means differ, but not for the noise of a mean that lies
+    /// between two classes: their classes are differences from that of all rows with this step.
+    pub fn of(codes: &[i32], exponents: &[i32]) -> Self {
+        let rows = exponents.len();
         let columns = codes.len() / rows.max(1);
         let mut sums = vec![0u64; rows];
         let mut by_column = Vec::with_capacity(columns);
@@ -61,28 +67,46 @@ impl Classes {
         }
         let mean = by_column.iter().sum::<f64>() / columns.max(1) as f64;
         // Class 8 has the mean magnitude of the whole array.
-        let half_octaves =
-            |of: f64| if of > 0.0 { (2.0 * (of / mean).log2()).round().clamp(-8.0, 8.0) as i32 } else { -8 };
-        let by_row: Vec<i32> = sums.iter().map(|&sum| half_octaves(sum as f64 / columns as f64)).collect();
+        let half_octaves = |of: f64, mean: f64, rounding: f64| {
+            let found = 2.0 * (of / mean).log2() + rounding;
+            if of > 0.0 { found.round().clamp(-8.0, 8.0) as i32 } else { -8 }
+        };
+        let mut by_exponent: BTreeMap<i32, (u64, u64)> = BTreeMap::new();
+        for (&exponent, &sum) in exponents.iter().zip(&sums) {
+            let (total, count) = by_exponent.entry(exponent).or_default();
+            *total += sum;
+            *count += columns as u64;
+        }
+        let by_row: Vec<i32> = exponents
+            .iter()
+            .zip(&sums)
+            .map(|(exponent, &sum)| {
+                let (total, count) = by_exponent[exponent];
+                let alike = total as f64 / count as f64;
+                // Two steps half an octave apart lie as far from the mean; the same side is rounded to for both.
+                let own = half_octaves(sum as f64 / columns as f64, alike.max(f64::MIN_POSITIVE), 0.0);
+                own + half_octaves(alike, mean, 0.25)
+            })
+            .collect();
         let are_alike = by_row.iter().all(|&row| row == by_row[0]);
         Self {
-            columns: by_column.into_iter().map(|mean| 8 + half_octaves(mean)).collect(),
+            columns: by_column.into_iter().map(|of| 8 + half_octaves(of, mean, 0.0)).collect(),
             rows: if are_alike { Vec::new() } else { by_row },
         }
     }
 
-    /// Class of each row's number in a column.
-    #[inline]
-    fn fill(&self, column: usize, first: usize, out: &mut [u8]) {
-        let own = self.columns[column];
-        let top = CLASSES as i32 - 1;
-        if self.rows.is_empty() {
-            out.fill(own.clamp(0, top) as u8);
-        } else {
-            for (class, row) in out.iter_mut().zip(&self.rows[first..]) {
-                *class = (own + row).clamp(0, top) as u8;
-            }
+    /// Runs of rows of one class among `height` rows from `first` on: lengths and what they add to their column's.
+    fn runs(&self, first: usize, height: usize) -> Vec<(usize, i32)> {
+        match self.rows.get(first..first + height) {
+            Some(rows) => rows.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0])).collect(),
+            None => vec![(height, 0)],
         }
+    }
+
+    /// Class of a column's numbers in rows that add so much.
+    #[inline]
+    fn class(&self, column: usize, row: i32) -> usize {
+        (self.columns[column] + row).clamp(0, CLASSES as i32 - 1) as usize
     }
 }
 
@@ -130,14 +154,18 @@ fn from_byte(byte: u8) -> i32 {
 pub fn write_codes(classes: &Classes, rows: usize, codes: &[i32]) -> Result<Vec<u8>, Wrong> {
     let mut lists = vec![Vec::new(); CLASSES];
     let mut escapes = Vec::new();
-    let mut of = vec![0u8; rows];
-    for (column, codes) in codes.chunks_exact(rows.max(1)).enumerate() {
-        classes.fill(column, 0, &mut of);
-        for (&code, &class) in codes.iter().zip(&of) {
-            let byte = to_byte(code);
-            lists[usize::from(class)].push(byte);
-            if byte == ESCAPE {
-                escapes.extend_from_slice(&code.to_le_bytes()[..3]);
+    let runs = classes.runs(0, rows);
+    for (column, mut codes) in codes.chunks_exact(rows.max(1)).enumerate() {
+        for &(length, row) in &runs {
+            let list = &mut lists[classes.class(column, row)];
+            let (own, rest) = codes.split_at(length);
+            codes = rest;
+            for &code in own {
+                let byte = to_byte(code);
+                list.push(byte);
+                if byte == ESCAPE {
+                    escapes.extend_from_slice(&code.to_le_bytes()[..3]);
+                }
             }
         }
     }
@@ -157,15 +185,9 @@ pub fn write_codes(classes: &Classes, rows: usize, codes: &[i32]) -> Result<Vec<
 /// A sentence that says what does not fit.
 pub fn read_codes(mut bytes: &[u8], classes: &Classes, rows: usize) -> Result<Vec<i32>, Wrong> {
     let mut counts = [0usize; CLASSES];
-    let mut of = vec![0u8; rows];
+    let runs = classes.runs(0, rows);
     for column in 0..classes.columns.len() {
-        if classes.rows.is_empty() {
-            classes.fill(column, 0, &mut of[..1]);
-            counts[usize::from(of[0])] += rows;
-        } else {
-            classes.fill(column, 0, &mut of);
-            of.iter().for_each(|&class| counts[usize::from(class)] += 1);
-        }
+        runs.iter().for_each(|&(length, row)| counts[classes.class(column, row)] += length);
     }
     let mut lists = Vec::with_capacity(CLASSES);
     for &count in &counts {
@@ -179,28 +201,20 @@ pub fn read_codes(mut bytes: &[u8], classes: &Classes, rows: usize) -> Result<Ve
     let mut heads = lists.iter().map(|list| &list[..]).collect::<Vec<&[u8]>>();
     let mut codes = vec![0i32; rows * classes.columns.len()];
     for (column, codes) in codes.chunks_exact_mut(rows).enumerate() {
-        if classes.rows.is_empty() {
-            classes.fill(column, 0, &mut of[..1]);
-            let head = &mut heads[usize::from(of[0])];
-            let (own, rest) = head.split_at(rows);
+        let (mut largest, mut first) = (0, 0);
+        for &(length, row) in &runs {
+            let head = &mut heads[classes.class(column, row)];
+            // Lists hold as many numbers as were counted above.
+            let (own, rest) = head.split_at(length);
             *head = rest;
-            let mut largest = 0;
-            for (code, &byte) in codes.iter_mut().zip(own) {
+            for (code, &byte) in codes[first..first + length].iter_mut().zip(own) {
                 *code = from_byte(byte);
                 largest = largest.max(byte);
             }
-            if largest < ESCAPE {
-                continue;
-            }
-        } else {
-            classes.fill(column, 0, &mut of);
-            for (code, &class) in codes.iter_mut().zip(&of) {
-                let head = &mut heads[usize::from(class)];
-                // Lists hold as many numbers as were counted above.
-                let Some((&byte, rest)) = head.split_first() else { continue };
-                *head = rest;
-                *code = from_byte(byte);
-            }
+            first += length;
+        }
+        if largest < ESCAPE {
+            continue;
         }
         for code in codes.iter_mut().filter(|code| **code == from_byte(ESCAPE)) {
             let (&[a, b, c], rest) = bytes.split_first_chunk::<3>().ok_or("a large code is cut off")?;
@@ -258,14 +272,17 @@ impl Unit<'_> {
     /// None for lists that a part has; the type leaves room.
     pub fn write(&self, before: &[u16], fine: &[u16], shift: u32) -> Result<Vec<u8>, Wrong> {
         let mut lists = vec![BitList::default(); LISTS + 1];
-        let mut of = vec![0u8; self.height];
         let chooser = self.chooser();
-        for (column, codes) in self.codes.chunks_exact(self.rows).enumerate() {
-            self.classes.fill(column, self.first, &mut of);
-            let start = column * self.rows + self.first;
-            for (local, &class) in of.iter().enumerate() {
-                let list = chooser.list(class, codes[self.first + local], before[start + local]);
-                lists[list].push(fine[start + local] >> shift & 1 == 1);
+        let runs = self.classes.runs(self.first, self.height);
+        for column in 0..self.codes.len() / self.rows {
+            let mut at = column * self.rows + self.first;
+            for &(length, row) in &runs {
+                let class = self.classes.class(column, row);
+                for at in at..at + length {
+                    let list = chooser.list(class, self.codes[at], before[at]);
+                    lists[list].push(fine[at] >> shift & 1 == 1);
+                }
+                at += length;
             }
         }
         let mut bytes = Vec::new();
@@ -316,14 +333,18 @@ impl Unit<'_> {
                 }
             }
         } else {
-            let mut of = vec![0u8; self.height];
             let chooser = self.chooser();
+            let runs = self.classes.runs(self.first, self.height);
             let all = self.codes.chunks_exact(self.rows).zip(bits.chunks_exact_mut(self.rows));
             for (column, (codes, bits)) in all.enumerate() {
-                self.classes.fill(column, self.first, &mut of);
-                let part = self.first..self.first + self.height;
-                for ((&class, &code), bits) in of.iter().zip(&codes[part.clone()]).zip(&mut bits[part]) {
-                    *bits = *bits << 1 | heads[chooser.list(class, code, *bits)].one();
+                let mut first = self.first;
+                for &(length, row) in &runs {
+                    let class = self.classes.class(column, row);
+                    let run = first..first + length;
+                    for (&code, bits) in codes[run.clone()].iter().zip(&mut bits[run]) {
+                        *bits = *bits << 1 | heads[chooser.list(class, code, *bits)].one();
+                    }
+                    first += length;
                 }
             }
         }
@@ -374,9 +395,9 @@ struct Chooser {
 impl Chooser {
     /// The list of a number of this class and code with these bits before; the last list is that without a table.
     #[inline]
-    fn list(&self, class: u8, code: i32, before: u16) -> usize {
+    fn list(&self, class: usize, code: i32, before: u16) -> usize {
         let magnitude = code.unsigned_abs().min(3) as usize;
-        usize::from(self.first[usize::from(class) % CLASSES][magnitude] + (before & self.known[magnitude]))
+        usize::from(self.first[class % CLASSES][magnitude] + (before & self.known[magnitude]))
     }
 }
 
@@ -402,82 +423,6 @@ fn reading_table(share: u8) -> Result<&'static DecodeTables, Wrong> {
     }
 }
 
-/// Bits on their way into bytes, the first one lowest.
-#[derive(Debug, Clone, Default)]
-struct BitList {
-    bytes: Vec<u8>,
-    count: usize,
-    ones: usize,
-}
-
-impl BitList {
-    fn push(&mut self, bit: bool) {
-        if self.count.is_multiple_of(8) {
-            self.bytes.push(0);
-        }
-        if let Some(last) = self.bytes.last_mut() {
-            *last |= u8::from(bit) << (self.count % 8);
-        }
-        self.count += 1;
-        self.ones += usize::from(bit);
-    }
-}
-
-/// Bits on their way out of bytes.
-#[derive(Debug, Clone, Default)]
-struct Head {
-    bytes: Vec<u8>,
-    /// Bits there are.
-    count: usize,
-    /// Bits that were asked for, those beyond the end too.
-    taken: usize,
-    word: u64,
-    held: u32,
-    at: usize,
-}
-
-impl Head {
-    #[inline]
-    fn one(&mut self) -> u16 {
-        if self.held == 0 {
-            self.refill();
-        }
-        let bit = (self.word & 1) as u16;
-        self.word >>= 1;
-        self.held = self.held.wrapping_sub(1);
-        bit
-    }
-
-    /// Up to 16 bits.
-    #[inline]
-    fn next(&mut self, count: usize) -> u16 {
-        let place = self.taken / 8;
-        let three = match self.bytes.get(place..place + 3) {
-            Some(three) => [three[0], three[1], three[2], 0],
-            None => std::array::from_fn(|i| self.bytes.get(place + i).copied().unwrap_or(0)),
-        };
-        let word = u32::from_le_bytes(three) >> (self.taken % 8);
-        self.taken += count;
-        word as u16
-    }
-
-    #[inline(never)]
-    fn refill(&mut self) {
-        let mut eight = [0u8; 8];
-        let rest = self.bytes.get(self.at..).unwrap_or(&[]);
-        let n = rest.len().min(8);
-        eight[..n].copy_from_slice(&rest[..n]);
-        self.at += 8;
-        self.word = u64::from_le_bytes(eight);
-        self.held = 64;
-    }
-
-    fn is_at_end(&self) -> bool {
-        let by_one = (8 * self.at).saturating_sub(self.held as usize);
-        self.taken + by_one == self.count
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,7 +442,7 @@ mod tests {
     fn codes_come_back_whether_rows_differ_or_not() {
         for (rows, spread) in [(1, 3), (40, 2), (37, 5), (40, 400), (7, 1_300_000)] {
             let codes = numbers(rows * 60, spread);
-            let mut classes = Classes::of(&codes, rows);
+            let mut classes = Classes::of(&codes, &vec![0; rows]);
             for rows_too in [false, true] {
                 classes.rows =
                     if rows_too { (0..rows as i32).map(|row| row % 3 - 1).collect() } else { Vec::new() };
@@ -516,7 +461,7 @@ mod tests {
     fn units_come_back_bit_for_bit_and_cuts_are_refused() {
         let (rows, parts) = (37, 4);
         let codes = numbers(rows * 80, 2);
-        let classes = Classes::of(&codes, rows);
+        let classes = Classes::of(&codes, &vec![0; rows]);
         // Bits that lean to 0, so that tables help.
         let leaning = numbers(codes.len(), 2700).into_iter().zip(numbers(codes.len(), 3));
         let fine: Vec<u16> = leaning.map(|(a, b)| a.min(b << 11).max(0) as u16).collect();

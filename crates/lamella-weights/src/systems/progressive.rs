@@ -151,6 +151,10 @@ impl Codec for Progressive {
         true
     }
 
+    fn stacks(&self) -> bool {
+        self.solver.rank > 0
+    }
+
     fn accepts(&self, spec: &ArraySpec) -> Result<(), Refusal> {
         accepts_matrix(spec)
     }

@@ -9,7 +9,8 @@ use lamella::weights::evaluate::{EvaluateError, EvaluateOptions, Opened, evaluat
 
 use super::budget::{BudgetOptions, Quality};
 use super::progress::Bar;
-use super::{CliError, Common, Exit, print};
+use super::reencode::reencode;
+use super::{CliError, Common, Exit, plan, print};
 
 /// How far to cut.
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ struct Target {
 /// Cut a `.lam` file to a smaller size, keeping whole layers
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  lamella cut model.lam --size 300MB -o small.lam\n  lamella cut model.lam --bits 3 -o small.lam\n  lamella cut model.lam --quality kl=0.05 --against MODEL -o small.lam"
+    after_help = "Examples:\n  lamella cut model.lam --size 300MB -o small.lam\n  lamella cut model.lam --bits 3 -o small.lam\n  lamella cut model.lam --quality kl=0.05 --against MODEL -o small.lam\n  lamella cut master.lam --size 300MB --reencode --statistics model.stats -o small.lam"
 )]
 pub(crate) struct Cut {
     /// The file
@@ -49,6 +50,13 @@ pub(crate) struct Cut {
     /// Replace the output where it exists
     #[arg(long)]
     overwrite: bool,
+    /// Decode the file and code it anew with this recipe, at most as large, instead of dropping layers: slower, and
+    /// smaller for the same loss. The file should be much finer than what is wanted, or lossless
+    #[arg(long, value_name = "RECIPE", num_args = 0..=1, default_missing_value = "house", conflicts_with = "quality")]
+    reencode: Option<String>,
+    /// With `--reencode`: the statistics that `compress --statistics` kept [default: taken anew]
+    #[arg(long, value_name = "FILE", requires = "reencode")]
+    statistics: Option<PathBuf>,
     /// Print what would be kept and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -65,6 +73,18 @@ impl Cut {
         }
         let file = File::open(&self.file)?;
         let bytes = self.bytes(&file, &bar)?;
+        if let Some(recipe) = &self.reencode {
+            drop(file);
+            let statistics = self.statistics.as_deref();
+            let report = reencode(&self.file, recipe, bytes, statistics, &self.output, self.dry_run, &bar)?;
+            bar.finish();
+            match (self.common.json, self.dry_run) {
+                (true, _) => print::json(&report),
+                (false, true) => print::data(&plan::describe(&report)),
+                (false, false) => print::data(&plan::summary(&report)),
+            }
+            return Ok(Exit::Done);
+        }
         bar.finish();
         let cut = file.cut(bytes)?;
         let report = if self.dry_run { cut.report().clone() } else { cut.write(&self.output)? };

@@ -18,6 +18,7 @@ mod plan;
 mod plan_file;
 mod print;
 mod progress;
+mod reencode;
 mod reproduce;
 mod run;
 mod systems;

@@ -203,6 +203,7 @@ impl ModelOptions {
             text: self.calibrate.clone(),
             sequences,
             statistics: self.statistics.clone(),
+            takes_foreign: false,
             scratch,
         };
         match &self.paragraphs {

@@ -179,11 +179,22 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Vec<Array>, Vec<SideFile>)> {
         let (dtype, shape) = shapes[shape_of[index]].clone();
         check(shapes[shape_of[original]] == shapes[shape_of[index]], "invalid")?;
         check(recipe_of[target] == recipe_of[original] && shapes[shape_of[target]].0 == dtype, "invalid")?;
-        let bundle = vec![members(original).map(size).sum()];
+        let recipe = recipes[recipe_of[original]].clone();
+        let columns = |index: usize| {
+            Some(&shapes[shape_of[index]].1).filter(|shape| shape.len() == 2).map(|shape| shape[1])
+        };
+        let elements: usize = members(original).map(size).sum();
+        let bundle = match columns(original)
+            .filter(|&columns| columns > 0 && recipe.split('(').next() != Some("exact"))
+        {
+            Some(width) if members(original).all(|member| columns(member) == Some(width)) => {
+                vec![elements / width, width]
+            }
+            _ => vec![elements],
+        };
         let whole = if storage_of[original] > 0 { &bundle } else { &shape };
         let before: usize = members(original).take_while(|&member| member < original).map(size).sum();
         let range = before * DTYPE_BYTES[dtype]..(before + size(index)) * DTYPE_BYTES[dtype];
-        let recipe = recipes[recipe_of[original]].clone();
         let bytes = super::codecs::decode(&recipe, dtype, whole, &payloads[target])
             .map(|whole| whole[range].to_vec());
         Ok((name, dtype, shape, recipe, bytes))
