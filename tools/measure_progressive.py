@@ -83,6 +83,7 @@ class Model:
         data = options.data
         self.statistics = os.path.join(scratch, f"{name}.stats")
         self.allocate = options.allocate
+        self.section = name if options.allocate == "uniform" else f"{name}-{options.allocate}"
         self.sizes = ONE_SIZE_QUICK if options.quick else ONE_SIZE
         self.calibrate = os.path.join(data, "text/wikitext2_valid.txt")
         if name == "minilm":
@@ -144,19 +145,19 @@ def measure(model, options, keep):
         curves.append((name, points))
         for bits, loss in points:
             print(f"{model.name}: {name}: {bits:.3f} bits, loss {loss:.6f} ({time.time() - started:.0f} s)", flush=True)
-        keep(model.name, section())
+        keep(model.section, section())
 
     def section():
         scalar = curves[0][1]
-        lines = [f"## {'MiniLM, the encoder linears' if model.name == 'minilm' else 'wiki5m, every tensor coded'}", "",
+        lines = [f"## {'MiniLM, the encoder linears' if model.name == 'minilm' else 'wiki5m, every tensor coded'}, {model.allocate} allocation", "",
                  f"Loss: {unit}. Bits: {model.bits.replace('_', ' ')}, every byte of the layers (structure included) counted. `--allocate {model.allocate}`. "
                  "Overhead: bits more than a scalar file made for one size needs for the same loss (straight lines between its points in log loss, four times less a bit beyond them).", "",
                  "| | bits per weight | loss | overhead |", "|---|---|---|---|"]
         for name, points in curves:
             for bits, loss in points:
                 lines.append(f"| {name} | {bits:.3f} | {loss:.6f} | {bits - bits_at(scalar, loss):+.3f} |")
-        plot(os.path.join(os.path.dirname(options.out), f"progressive-{model.name}.svg"), [(name.replace("`", ""), points) for name, points in curves], unit)
-        return [*lines, "", *closing, f"![loss against bits](progressive-{model.name}.svg)", ""]
+        plot(os.path.join(os.path.dirname(options.out), f"progressive-{model.section}.svg"), [(name.replace("`", ""), points) for name, points in curves], unit)
+        return [*lines, "", *closing, f"![loss against bits](progressive-{model.section}.svg)", ""]
 
     measured("(a) one size, scalar: `house(trellis=0)`", [model.judge(model.compress("house(trellis=0)", bits)) for bits in model.sizes])
     whole = model.compress(options.recipe, 6)

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::allocate::Sensitivities;
 use super::manifest::{Target, describe, targets};
-use super::{Budget, Calibration, CompressError, Input, Place, Request, Treatment, treat};
+use super::{Allocate, Budget, Calibration, CompressError, Input, Place, Request, Treatment, treat};
 
 /// What the free arrays' payloads must fit into.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +69,8 @@ impl<'a> Job<'a> {
         let is_exact =
             matches!(request.budget, Budget::Bytes(bytes) if bytes >= input.directory.weight_bytes());
         let recipe = if is_exact { Recipe::new("exact") } else { request.recipe.clone() };
-        let treatments = treat(input, &recipe, &request.rules, catalogue)?;
+        let stacks = request.allocate == Allocate::Uniform;
+        let treatments = treat(input, &recipe, &request.rules, stacks, catalogue)?;
         let targets = targets(&treatments);
         let metadata = vec![("writer".to_owned(), format!("lamella {}", env!("CARGO_PKG_VERSION")))];
         let (manifest, side) = describe(input, &treatments, request, metadata)?;

@@ -71,7 +71,8 @@ impl Treatment {
 /// .1101 with 0.35, .1208 with 0.5).
 const EMBEDDING_STEP_RATIO: f64 = 0.28;
 
-/// Decides for every array.
+/// Decides for every array. With `stacks`, arrays with the same inputs are stacked where their codec wants that: they
+/// then have one step, so it is for plans that measure none.
 ///
 /// # Errors
 /// A pattern that is not a glob or matches nothing; a recipe without a codec; a rule whose recipe refuses an array.
@@ -79,6 +80,7 @@ pub fn treat(
     input: &Input,
     default: &Recipe,
     rules: &[Rule],
+    stacks: bool,
     catalogue: &Catalogue,
 ) -> Result<Vec<Treatment>, CompressError> {
     let exact = catalogue.codec(&Recipe::new("exact"))?;
@@ -135,7 +137,7 @@ pub fn treat(
         });
     }
     find_twins(input, &mut treatments)?;
-    bundle(&mut treatments);
+    bundle(&mut treatments, stacks);
     Ok(treatments)
 }
 
@@ -181,7 +183,7 @@ enum Shared {
 
 /// Small exact arrays share payloads, and matrices with the same inputs where their codec wants that; none for a single
 /// array.
-fn bundle(treatments: &mut [Treatment]) {
+fn bundle(treatments: &mut [Treatment], stacks: bool) {
     let mut groups: BTreeMap<Shared, Vec<usize>> = BTreeMap::new();
     for (index, treatment) in treatments.iter().enumerate().filter(|(_, t)| t.place == Place::Own) {
         let dtype = treatment.spec.dtype.code();
@@ -190,6 +192,7 @@ fn bundle(treatments: &mut [Treatment]) {
         if recipe.name() == "exact" && is_small {
             groups.entry(Shared::Exact(dtype)).or_default().push(index);
         } else if let Some(site) = &treatment.site
+            && stacks
             && treatment.codec.stacks()
             && !site.is_transposed
             && site.block.is_some()

@@ -11,11 +11,16 @@
 //!    are rounded to `sqrt(12 / rows)`. Of several numbers of directions that one is taken with which weights and
 //!    structure need the fewest bits at equal loss: both are measured, on `H` itself and by coding the loadings.
 //! 2. Step of column `j`: in proportion to `U_jj`, rounded to eighths of an octave, `2^depth` times the final one;
-//!    `depth` such that the first layer has about `base` bits per weight.
+//!    `depth` such that the first layer has about `base` bits per weight. Rows of each of the `parts` begin a quarter of
+//!    an octave (two parts: a half) finer than those of the part before.
 //! 3. Sweep ([`lamella_quant::refine`]): each number goes to its cell, is read at the cell's centroid, and its error
 //!    reaches later columns through the structure's recursion. Twice: the first sweep finds the centroids.
 //! 4. First layer: steps, centroids, codes. Refinements: one bit of every `parts`-th row each, `parts` 1 to 4 by size;
 //!    the first one also has the structure.
+//!
+//! Where all steps are uniform (`--allocate uniform`), matrices with the same inputs (query, key and value; gate and up)
+//! are stacked into one, up to 2^24 weights, each with steps in proportion to its own scale: the structure is stored
+//! once. With measured allocation each keeps a step of its own, which is worth more.
 //!
 //! # Shapes
 //! `weight [out_features, in_features]`, any float type; second moment `[in_features, in_features]`.
@@ -36,13 +41,11 @@
 //! smaller.
 //!
 //! # Claim
-//! Aimed at: between 2 and 6 bits a prefix takes at most 0.45 bit more than a `house(trellis=0)` file made for the same
-//! loss. `docs/results/progressive.md` has what `tools/measure_progressive.py` found with `--allocate uniform`: MiniLM is
-//! within that at nine of twelve cuts (.20 to .61), wiki5m at nine, too (.30 to .61). The others lie between two depths,
-//! where layers are ordered as if final steps had been allocated at equal slopes.
+//! Between 2 and 6 bits a prefix takes at most 0.45 bit more than a `house(trellis=0)` file made for the same loss.
+//! `docs/results/progressive.md` has what `tools/measure_progressive.py` found, MiniLM and wiki5m, uniform and measured.
 //! Where the bits go: second moments have long tails that few directions do not hold, and each stored one costs its
-//! loadings (.27 to .5 bit together for MiniLM's linears). Between two depths some rows have a bit more than others, up
-//! to .16 bit dearer than an even depth. The coarse sweep is not to blame: its feedback widens MiniLM's codes by about
+//! loadings (.27 to .6 bit together for MiniLM's linears; `examples/progressive_alternatives.rs` tells them apart). Four
+//! parts at different depths cost .05 bit. The coarse sweep is not to blame: its feedback widens MiniLM's codes by about
 //! .01 bit at 2 bits.
 //!
 //! # Differences

@@ -164,6 +164,37 @@ fn cut_keeps_whole_layers_or_says_why_not() {
 }
 
 #[test]
+fn a_fine_file_is_coded_anew_instead_of_cut() {
+    let directory = scratch();
+    let path = |name: &str| at(&directory, name);
+    let (master, statistics, small) = (path("master.lam"), path("story.stats"), path("small.lam"));
+    let compress = ["compress", model(), "--bits", "7", "--allocate", "uniform", "-o", &master];
+    done(&[&compress[..], &["--statistics", &statistics]].concat());
+    // It has one layer an array, so that there is nothing to cut.
+    refused(&["cut", &master, "--bits", "3", "-o", &small], &["nothing to cut"]);
+    let cut = ["cut", &master, "--bits", "3", "--reencode", "--statistics", &statistics, "-o", &small];
+    let planned = done(&[&cut[..], &["--dry-run", "--json"]].concat()).json();
+    assert!(number(&planned, "bits_per_weight") < 3.001 && !std::path::Path::new(&small).exists());
+    let report = done(&[&cut[..], &["--json"]].concat()).json();
+    assert!((2.9..3.001).contains(&number(&report, "bits_per_weight")), "{report}");
+    done(&["verify", &small]);
+    let loss = |file: &str| {
+        let judged = done(&["eval", file, "--against", model(), "--tokens", "2048", "--json"]).json();
+        number(&judged, "kl")
+    };
+    // Nearly as good as coding the original at that size.
+    let own = path("own.lam");
+    let compress = ["compress", model(), "--bits", "3", "--allocate", "uniform", "-o", &own];
+    done(&[&compress[..], &["--statistics", &statistics]].concat());
+    let (anew, direct) = (loss(&small), loss(&own));
+    assert!(anew < 1.15 * direct, "{anew} against {direct}");
+    // Nothing is left beside the outputs.
+    let left = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with(".lamella-")));
+    refused(&["cut", &master, "--bits", "3", "--statistics", &statistics, "-o", &own], &["--reencode"]);
+}
+
+#[test]
 fn a_budget_runs_a_prefix_like_a_file_that_ends_there() {
     let directory = scratch();
     let path = |name: &str| at(&directory, name);
@@ -175,6 +206,19 @@ fn a_budget_runs_a_prefix_like_a_file_that_ends_there() {
         let ran = done(&[&arguments[..], more].concat());
         (npy(&out), ran.err)
     };
+    // What is known of inputs is stored once for the arrays that share them.
+    let file = lamella::file::File::open(std::path::Path::new(&whole)).unwrap();
+    let names = |target| {
+        file.targets().members(target).iter().map(|&member| &file.arrays()[member as usize].spec.name)
+    };
+    let stacks: Vec<Vec<&String>> = (0..file.targets().len())
+        .map(|target| names(target).collect())
+        .filter(|names: &Vec<_>| names.len() == 3)
+        .collect();
+    let roles = ["q_proj.weight", "k_proj.weight", "v_proj.weight"];
+    let is_attention =
+        |names: &Vec<&String>| roles.iter().all(|role| names.iter().any(|name| name.ends_with(role)));
+    assert!(stacks.len() == 5 && stacks.iter().all(is_attention), "{stacks:?}");
     let complete = number(&done(&["inspect", &whole, "--json"]).json(), "smallest_complete_bytes") as u64;
     let all = std::fs::metadata(&whole).unwrap().len();
     let budget = ((complete + all) / 2).to_string();

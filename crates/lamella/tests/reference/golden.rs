@@ -158,6 +158,7 @@ pub(crate) fn files() -> Vec<(&'static str, Vec<u8>)> {
                 .plain(),
         ),
         ("v0_1_0_whole.lam", whole()),
+        ("v0_1_0_stack.lam", stack()),
     ]
 }
 
@@ -176,6 +177,20 @@ fn bytes() -> Vec<u8> {
     builder.entry("exact", "same", &[300], Dtype::Bool, Storage::Own);
     let same = Array::new(spec("same", &[300], Dtype::Bool), vec![1; 300]).unwrap();
     builder.coded.push(("exact".to_owned(), same, Knowledge::default(), Rate::Recipe));
+    builder.plain()
+}
+
+/// Matrices that are coded as one, and one between them that is not.
+fn stack() -> Vec<u8> {
+    let recipe = "house(bits=3)";
+    let mut builder = Builder::new();
+    builder.entry(recipe, "layers.0.query.weight", &[12, 16], Dtype::BF16, Storage::Bundle(0));
+    let whole = spec("layers.0.query.weight", &[32, 16], Dtype::BF16);
+    let whole = Array::from_f32(whole, &weights(5, 32, 16)).unwrap();
+    builder.coded.push((recipe.to_owned(), whole, knowledge(16), Rate::Recipe));
+    let mut builder =
+        builder.array("rtn(bits=4, group_size=16)", "layers.0.output.weight", &[16, 32], Dtype::BF16);
+    builder.entry(recipe, "layers.0.key.weight", &[20, 16], Dtype::BF16, Storage::Bundle(0));
     builder.plain()
 }
 
