@@ -154,6 +154,25 @@ pub trait CodedLinear: Send + Sync {
     fn resident_bytes(&self) -> usize;
 }
 
+/// An array that grows in memory: layers are added, and what is there can be read at any time.
+///
+/// Equal layers give equal bits, in whatever steps they came. Between steps it is kept in a form (integers) in which
+/// adding a layer costs what the layer holds, not what all before it hold.
+pub trait GrowingArray: Send + Sync {
+    /// Layers applied so far, at least one.
+    fn n_layers(&self) -> usize;
+    /// Applies the next layer.
+    ///
+    /// # Errors
+    /// A damaged payload; the array is then of no more use.
+    fn apply(&mut self, layer: &[u8]) -> Result<(), CodecError>;
+    /// The array as [`Codec::decode`] gives it for the layers so far.
+    ///
+    /// # Errors
+    /// None for layers that were applied; the type leaves room.
+    fn array(&self) -> Result<Array<'static>, CodecError>;
+}
+
 /// Turns an array into layers and layers into an array.
 ///
 /// Encoding is deterministic: same array, knowledge and rate, same bytes at any thread count. Decoding needs
@@ -223,6 +242,14 @@ pub trait Codec: Send + Sync {
     /// # Errors
     /// Damaged payloads.
     fn decode(&self, spec: &ArraySpec, layers: &[&[u8]]) -> Result<Array<'static>, CodecError>;
+
+    /// Begins an array that further layers can be added to; `None` (the default) where each prefix is decoded anew.
+    ///
+    /// # Errors
+    /// A damaged payload.
+    fn begin(&self, _spec: &ArraySpec, _first: &[u8]) -> Result<Option<Box<dyn GrowingArray>>, CodecError> {
+        Ok(None)
+    }
 
     /// The array as a linear that multiplies on its coded form, where the recipe says so; `None` (the default) where
     /// it is to be decoded. Never holds the whole array in floats.

@@ -35,7 +35,9 @@ pub use array::{Array, ArrayError, ArraySpec};
 pub use catalogue::{
     Catalogue, CatalogueError, Claim, ClaimContext, ClaimSize, Measure, Registration, System, Wing,
 };
-pub use codec::{Codec, CodecError, CodedLinear, Encoded, EncodedLayer, Knowledge, Point, Rate, Refusal};
+pub use codec::{
+    Codec, CodecError, CodedLinear, Encoded, EncodedLayer, GrowingArray, Knowledge, Point, Rate, Refusal,
+};
 pub use dtype::Dtype;
 pub use progress::{Interrupted, Progress, Silent};
 pub use recipe::{GRAMMAR_VERSION, Recipe, RecipeError, Value};

@@ -124,9 +124,31 @@ impl Opened {
     /// # Errors
     /// As [`Opened::open`].
     pub fn from_file(file: File, catalogue: &Catalogue) -> Result<Self, EvaluateError> {
-        let name = file.name().to_owned();
-        let side_files: BTreeMap<String, Vec<u8>> = file.side_files()?.into_iter().collect();
-        let coded = Arc::new(CodedModel::new(file, catalogue)?);
+        Self::from_coded(CodedModel::new(file, catalogue)?)
+    }
+
+    /// The model in an open container that can be [read on](Opened::grown).
+    ///
+    /// # Errors
+    /// As [`Opened::open`].
+    pub fn growing(file: File, catalogue: &Catalogue) -> Result<Self, EvaluateError> {
+        Self::from_coded(CodedModel::new(file, catalogue)?.growing())
+    }
+
+    /// The model with what a longer prefix of its file adds; weights are read as they are needed.
+    ///
+    /// # Errors
+    /// A file that is no longer prefix of this model's, or none behind it.
+    pub fn grown(self, longer: File, catalogue: &Catalogue) -> Result<Self, EvaluateError> {
+        let no_file = || OpenError::OtherFile { file: longer.name().to_owned(), shorter: self.name.clone() };
+        let coded = self.coded.as_ref().ok_or_else(no_file)?;
+        Self::from_coded(coded.grown(longer, catalogue)?)
+    }
+
+    fn from_coded(coded: CodedModel) -> Result<Self, EvaluateError> {
+        let name = coded.file().name().to_owned();
+        let side_files: BTreeMap<String, Vec<u8>> = coded.file().side_files()?.into_iter().collect();
+        let coded = Arc::new(coded);
         let source: Arc<dyn TensorSource> = coded.clone();
         let model = Model::open(source, &side_files)?;
         let file = coded.file();

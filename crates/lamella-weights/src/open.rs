@@ -1,12 +1,13 @@
 //! An open `.lam` file as a source of arrays.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lamella_codec::{
-    Array, ArraySpec, Catalogue, CatalogueError, Codec, CodedLinear, Recipe, RecipeError, SourceError,
-    TensorSource,
+    Array, ArraySpec, Catalogue, CatalogueError, Codec, CodedLinear, GrowingArray, Recipe, RecipeError,
+    SourceError, TensorSource,
 };
 use lamella_file::{File, FileError, Storage};
 
@@ -40,6 +41,14 @@ pub enum OpenError {
         #[source]
         source: CatalogueError,
     },
+    /// A file that does not go on where another one ends.
+    #[error("`{file}` is not a longer part of `{shorter}`")]
+    OtherFile {
+        /// The file that was to be read on.
+        file: String,
+        /// The file read so far.
+        shorter: String,
+    },
     /// An array claims far more than its layers can hold.
     #[error("array `{array}` of `{file}` claims {claimed} bytes in {stored} stored ones")]
     Expansion {
@@ -65,6 +74,8 @@ pub struct CodedModel {
     codecs: Vec<Arc<dyn Codec>>,
     /// By target: what was decoded, and how often it is still expected to be asked for; `None` as often as one likes.
     kept: Mutex<BTreeMap<usize, (Arc<Array<'static>>, Option<usize>)>>,
+    /// By target: arrays as far as they have grown, where the model is to grow.
+    growing: Option<Mutex<BTreeMap<usize, Box<dyn GrowingArray>>>>,
 }
 
 /// Stacks that are kept at a time.
@@ -108,7 +119,66 @@ impl CodedModel {
             }
         }
         let specs = file.arrays().iter().map(|array| array.spec.clone()).collect();
-        Ok(Self { file, specs, codecs, kept: Mutex::new(BTreeMap::new()) })
+        Ok(Self { file, specs, codecs, kept: Mutex::new(BTreeMap::new()), growing: None })
+    }
+
+    /// The same model that can [grow](CodedModel::grown): arrays whose codec knows how are kept as integers once they
+    /// were asked for, about six bytes a weight.
+    #[must_use]
+    pub fn growing(mut self) -> Self {
+        self.growing.get_or_insert_default();
+        self
+    }
+
+    /// The model read on to the end of a longer prefix of the same file. Arrays that were asked for before take in their
+    /// new layers alone, when they are asked for again; `self` decodes afresh from then on.
+    ///
+    /// # Errors
+    /// Another file, or a shorter part of it.
+    pub fn grown(&self, longer: File, catalogue: &Catalogue) -> Result<Self, OpenError> {
+        let is_longer = longer.whole_layers() >= self.file.whole_layers();
+        if !is_longer || longer.manifest() != self.file.manifest() {
+            let shorter = self.file.name().to_owned();
+            return Err(OpenError::OtherFile { file: longer.name().to_owned(), shorter });
+        }
+        let mut model = Self::new(longer, catalogue)?;
+        if let Some(growing) = &self.growing {
+            let states = std::mem::take(&mut *growing.lock().unwrap_or_else(PoisonError::into_inner));
+            model.growing = Some(Mutex::new(states));
+        }
+        Ok(model)
+    }
+
+    /// A target's array as far as its layers are there.
+    fn read_target(
+        &self,
+        codec: &dyn Codec,
+        target: usize,
+        spec: &ArraySpec,
+    ) -> Result<Array<'static>, Box<dyn std::error::Error + Send + Sync>> {
+        let all = self.file.layer_indices(target);
+        let read = |layers: &[u32]| -> Result<Vec<Cow<'_, [u8]>>, FileError> {
+            layers.iter().map(|&layer| self.file.layer(layer as usize)).collect()
+        };
+        let decode = || -> Result<Array<'static>, Box<dyn std::error::Error + Send + Sync>> {
+            let layers = read(all)?;
+            Ok(codec.decode(spec, &layers.iter().map(|layer| &layer[..]).collect::<Vec<_>>())?)
+        };
+        let Some(growing) = &self.growing else { return decode() };
+        // Taken out while it works: threads of one pool must not wait for each other.
+        let lock = || growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().remove(&target).filter(|known| known.n_layers() <= all.len());
+        let begun = match (known, all.first()) {
+            (None, Some(&first)) => codec.begin(spec, &self.file.layer(first as usize)?)?,
+            (known, _) => known,
+        };
+        let Some(mut array) = begun else { return decode() };
+        for layer in read(&all[array.n_layers()..])? {
+            array.apply(&layer)?;
+        }
+        let values = array.array()?;
+        lock().insert(target, array);
+        Ok(values)
     }
 
     /// The container.
@@ -159,13 +229,10 @@ impl CodedModel {
         let whole = match known {
             Some(whole) => whole,
             None => {
-                let layers = self.file.layers_of(name).map_err(|error| unreadable(error.into()))?;
-                let layers: Vec<&[u8]> = layers.iter().map(|layer| &layer[..]).collect();
                 let codec =
                     self.codecs.get(entry.recipe).ok_or_else(|| unreadable("it names no recipe".into()))?;
-                let whole =
-                    codec.decode(&place.coded_as, &layers).map_err(|error| unreadable(error.into()))?;
-                let whole = Arc::new(whole);
+                let whole = self.read_target(&**codec, place.target, &place.coded_as);
+                let whole = Arc::new(whole.map_err(unreadable)?);
                 if is_bundle {
                     self.keep(place.target, &whole);
                 }

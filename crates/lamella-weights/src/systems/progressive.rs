@@ -58,7 +58,8 @@
 use std::sync::Arc;
 
 use lamella_codec::{
-    Array, ArraySpec, Codec, CodecError, Encoded, Knowledge, Point, Rate, Recipe, Refusal, Registration,
+    Array, ArraySpec, Codec, CodecError, Encoded, GrowingArray, Knowledge, Point, Rate, Recipe, Refusal,
+    Registration,
 };
 
 use crate::distortion::weighted_energy;
@@ -197,16 +198,48 @@ impl Codec for Progressive {
     }
 
     fn decode(&self, spec: &ArraySpec, layers: &[&[u8]]) -> Result<Array<'static>, CodecError> {
-        let (rows, columns) =
-            shape(spec).ok_or_else(|| damaged(spec, 0, "such an array has no progressive form"))?;
         let (first, refinements) =
             layers.split_first().ok_or_else(|| damaged(spec, 0, "there is no first layer"))?;
-        let mut state = State::read(first, rows, columns).map_err(|message| damaged(spec, 0, message))?;
-        for (index, layer) in refinements.iter().enumerate() {
-            state.apply(layer).map_err(|message| damaged(spec, index + 1, message))?;
-        }
-        let values = state.values(largest_finite(spec.dtype));
-        Ok(Array::from_f32(spec.clone(), &values)?)
+        let mut growing = Growing::begin(spec, first)?;
+        refinements.iter().try_for_each(|layer| growing.apply(layer))?;
+        growing.array()
+    }
+
+    fn begin(&self, spec: &ArraySpec, first: &[u8]) -> Result<Option<Box<dyn GrowingArray>>, CodecError> {
+        Ok(Some(Box::new(Growing::begin(spec, first)?)))
+    }
+}
+
+/// An array as integers.
+struct Growing {
+    spec: ArraySpec,
+    state: State,
+    n_layers: usize,
+}
+
+impl Growing {
+    fn begin(spec: &ArraySpec, first: &[u8]) -> Result<Self, CodecError> {
+        let (rows, columns) =
+            shape(spec).ok_or_else(|| damaged(spec, 0, "such an array has no progressive form"))?;
+        let state = State::read(first, rows, columns).map_err(|message| damaged(spec, 0, message))?;
+        Ok(Self { spec: spec.clone(), state, n_layers: 1 })
+    }
+}
+
+impl GrowingArray for Growing {
+    fn n_layers(&self) -> usize {
+        self.n_layers
+    }
+
+    fn apply(&mut self, layer: &[u8]) -> Result<(), CodecError> {
+        self.state.apply(layer).map_err(|message| damaged(&self.spec, self.n_layers, message))?;
+        self.n_layers += 1;
+        Ok(())
+    }
+
+    fn array(&self) -> Result<Array<'static>, CodecError> {
+        let values = self.state.values(largest_finite(self.spec.dtype));
+        Ok(Array::from_f32(self.spec.clone(), &values)?)
     }
 }
 

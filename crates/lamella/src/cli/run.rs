@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lamella::file::File;
-use lamella::lm::LmError;
 use lamella::lm::generate::{GenerateOptions, SamplingOptions, StopReason, generate};
+use lamella::lm::{LmError, Tokenizer};
 use lamella::weights::evaluate::{EvaluateError, Opened, is_coded};
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::{CliError, Common, Exit, print, progress};
 /// Continue a prompt with a model, from a `.lam` file or a directory
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  lamella run story.lam \"Once upon a time\"\n  lamella run story.lam \"Once\" --temperature 0.8 --top-p 0.95 --seed 7\n  lamella run story.lam \"Once\" --budget 100KB\n  lamella run MODEL \"text\" --max-tokens 0 --logits logits.npy"
+    after_help = "Examples:\n  lamella run story.lam \"Once upon a time\"\n  lamella run story.lam \"Once\" --temperature 0.8 --top-p 0.95 --seed 7\n  lamella run story.lam \"Once\" --budget 100KB\n  lamella run https://example.org/story.lam \"Once\" --budget 40% --then 100%\n  lamella run MODEL \"text\" --max-tokens 0 --logits logits.npy"
 )]
 pub(crate) struct Run {
     /// `.lam` file, model directory, weight file, or `org/name`
@@ -54,6 +54,10 @@ pub(crate) struct Run {
     /// Read only so much of a `.lam` file, local or at an `http(s)://` address: `300MB`, `40%`
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
+    /// With `--budget`: once the text is there, read on to this size, upgrade the model in memory, and continue the
+    /// prompt again
+    #[arg(long, value_name = "SIZE", requires = "budget")]
+    then: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -78,54 +82,85 @@ struct Report<'a> {
 }
 
 impl Run {
-    /// The model, or as much of it as the budget holds.
-    fn open(&self) -> Result<Opened, CliError> {
+    /// As much of the file as a budget holds.
+    fn part(&self, budget: &str) -> Result<File, CliError> {
+        let budget: lamella::rate::Size = budget.parse()?;
+        if self.is_remote() { remote(&self.model, budget) } else { local(&self.model, budget) }
+    }
+
+    fn is_remote(&self) -> bool {
+        self.model.starts_with("http://") || self.model.starts_with("https://")
+    }
+
+    /// The model, or as much of it as the budget holds; and what it is to be read on to.
+    fn open(&self) -> Result<(Opened, Option<File>), CliError> {
         let catalogue = lamella::catalogue();
-        let is_remote = self.model.starts_with("http://") || self.model.starts_with("https://");
         let Some(budget) = &self.budget else {
-            if is_remote {
+            if self.is_remote() {
                 return Err(CliError::usage(format!("`{}` is an address", self.model))
                     .hint("`--budget 100%` reads the whole file, less reads a part of it"));
             }
-            return Ok(Opened::open(&self.model, &catalogue)?);
+            return Ok((Opened::open(&self.model, &catalogue)?, None));
         };
-        let budget: lamella::rate::Size = budget.parse()?;
         let started = std::time::Instant::now();
-        let file = if is_remote { remote(&self.model, budget)? } else { local(&self.model, budget)? };
-        let layers = (file.whole_layers(), file.manifest().layers.len());
-        let (bytes, all) = (file.length_bytes(), file.layout().file_bytes);
-        let opened = Opened::from_file(file, &catalogue)?.resident()?;
-        print::note(&format!(
-            "{} of {}, {} of {} layers; usable after {:.2} s",
-            print::bytes(bytes),
-            print::bytes(all),
-            layers.0,
-            layers.1,
-            started.elapsed().as_secs_f64(),
-        ));
-        Ok(opened)
+        let file = self.part(budget)?;
+        let read = described(&file);
+        let longer = self.then.as_deref().map(|size| self.part(size)).transpose()?;
+        if longer.as_ref().is_some_and(|longer| longer.length_bytes() < file.length_bytes()) {
+            return Err(CliError::usage(format!(
+                "`--then {}` is less than `--budget {budget}`",
+                self.then.as_deref().unwrap_or_default()
+            )));
+        }
+        let opened = match longer {
+            Some(_) => Opened::growing(file, &catalogue)?.resident()?,
+            None => Opened::from_file(file, &catalogue)?.resident()?,
+        };
+        print::note(&format!("{read}; usable after {:.2} s", started.elapsed().as_secs_f64()));
+        Ok((opened, longer))
     }
 
     pub(crate) fn main(self) -> Result<Exit, CliError> {
         self.common.start()?;
-        let opened = self.open()?;
-        let model = &opened.model;
-        let tokenizer = model
-            .tokenizer
-            .as_ref()
-            .ok_or_else(|| EvaluateError::NoTokenizer { name: opened.name.clone() })?;
-        let prompt = tokenizer.encode(&self.prompt, true)?;
+        let (mut opened, longer) = self.open()?;
+        self.answer(&opened)?;
+        if let Some(longer) = longer {
+            let started = std::time::Instant::now();
+            let read = described(&longer);
+            opened = opened.grown(longer, &lamella::catalogue())?.resident()?;
+            print::note(&format!("{read}; upgraded after {:.2} s", started.elapsed().as_secs_f64()));
+            self.answer(&opened)?;
+        }
         if let Some(path) = &self.logits {
-            if prompt.is_empty() {
-                return Err(LmError::EmptyPrompt.into());
-            }
-            let hidden = model.network.forward(std::slice::from_ref(&prompt))?;
-            let last = prompt.len().saturating_sub(1)..prompt.len();
-            write_npy(path, &model.network.logits_range(&hidden, last, None)?)?;
+            self.write_logits(&opened, path)?;
         }
+        Ok(Exit::Done)
+    }
+
+    fn prompt<'o>(&self, opened: &'o Opened) -> Result<(&'o Tokenizer, Vec<u32>), CliError> {
+        let no_tokenizer = || EvaluateError::NoTokenizer { name: opened.name.clone() };
+        let tokenizer = opened.model.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
+        Ok((tokenizer, tokenizer.encode(&self.prompt, true)?))
+    }
+
+    fn write_logits(&self, opened: &Opened, path: &std::path::Path) -> Result<(), CliError> {
+        let (_, prompt) = self.prompt(opened)?;
+        if prompt.is_empty() {
+            return Err(LmError::EmptyPrompt.into());
+        }
+        let network = &opened.model.network;
+        let hidden = network.forward(std::slice::from_ref(&prompt))?;
+        let last = prompt.len().saturating_sub(1)..prompt.len();
+        write_npy(path, &network.logits_range(&hidden, last, None)?)
+    }
+
+    /// Continues the prompt.
+    fn answer(&self, opened: &Opened) -> Result<(), CliError> {
+        let (tokenizer, prompt) = self.prompt(opened)?;
         if self.max_tokens == 0 {
-            return Ok(Exit::Done);
+            return Ok(());
         }
+        let model = &opened.model;
         let options = GenerateOptions {
             sampling: SamplingOptions {
                 temperature: self.temperature,
@@ -185,8 +220,19 @@ impl Run {
         if progress::is_interrupted() {
             return Err(CliError::usage("interrupted"));
         }
-        Ok(Exit::Done)
+        Ok(())
     }
+}
+
+/// How much of a file is there.
+fn described(file: &File) -> String {
+    format!(
+        "{} of {}, {} of {} layers",
+        print::bytes(file.length_bytes()),
+        print::bytes(file.layout().file_bytes),
+        file.whole_layers(),
+        file.manifest().layers.len(),
+    )
 }
 
 fn local(path: &str, budget: lamella::rate::Size) -> Result<File, CliError> {

@@ -194,6 +194,25 @@ fn a_fine_file_is_coded_anew_instead_of_cut() {
     refused(&["cut", &master, "--bits", "3", "--statistics", &statistics, "-o", &own], &["--reencode"]);
 }
 
+/// Every array of a model that is read on, against those of the same prefix opened afresh.
+fn assert_grown_equals_fresh(whole: &str, complete: u64, all: u64) {
+    use lamella::codec::TensorSource as _;
+    use lamella::file::File;
+    use lamella::weights::open::CodedModel;
+    let catalogue = lamella::catalogue();
+    let prefix = |share: u64| File::open_prefix(whole, complete + (all - complete) * share / 5).unwrap();
+    let mut growing = CodedModel::new(prefix(0), &catalogue).unwrap().growing();
+    for share in 0..=5 {
+        growing = growing.grown(prefix(share), &catalogue).unwrap();
+        let fresh = CodedModel::new(prefix(share), &catalogue).unwrap();
+        for spec in fresh.arrays() {
+            let (grown, fresh) = (growing.array(&spec.name).unwrap(), fresh.array(&spec.name).unwrap());
+            assert!(grown == fresh, "`{}` at {share} fifths", spec.name);
+        }
+    }
+    assert!(growing.grown(prefix(3), &catalogue).is_err());
+}
+
 #[test]
 fn a_budget_runs_a_prefix_like_a_file_that_ends_there() {
     let directory = scratch();
@@ -228,6 +247,12 @@ fn a_budget_runs_a_prefix_like_a_file_that_ends_there() {
     assert_eq!(budgeted, logits(&part, "part.npy", &[]).0);
     assert_ne!(budgeted, logits(&whole, "whole.npy", &[]).0);
     assert_eq!(logits(&whole, "all.npy", &["--budget", "100%"]).0, logits(&whole, "whole.npy", &[]).0);
+    assert_grown_equals_fresh(&whole, complete, all);
+    // Reading on gives what the longer prefix gives.
+    let (grown, said) = logits(&whole, "grown.npy", &["--budget", &complete.to_string(), "--then", &budget]);
+    assert!(said.contains("upgraded after"), "{said}");
+    assert_eq!(grown, budgeted);
+    refused(&["run", &whole, "Once", "--budget", "90%", "--then", "80%"], &["is less than"]);
     refused(&["run", &whole, "Once", "--budget", &(complete - 1).to_string()], &["smallest complete"]);
     refused(&["run", model(), "Once", "--budget", "50%"], &["only those can be read in part"]);
 }
