@@ -239,7 +239,7 @@ def main():
             model = Model(options, scratch, name)
             model.compress("house(trellis=0)", 4)
             done = subprocess.run([options.alternatives, model.directory, model.statistics], check=True, capture_output=True, text=True)
-            keep(f"alternatives-{name}", [f"## What a decoder may know of {name}'s inputs", "", ALTERNATIVES, "", *done.stdout.splitlines(), ""])
+            keep(f"y-alternatives-{name}", [f"## What a decoder may know of {name}'s inputs", "", ALTERNATIVES, "", *done.stdout.splitlines(), ""])
     for shape in (options.shape or SHAPES) if options.layers else ():
         shape = shape.split()
         done = subprocess.run([options.layers, *shape], check=True, capture_output=True, text=True)
