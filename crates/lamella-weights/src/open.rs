@@ -72,10 +72,17 @@ pub struct CodedModel {
     file: File,
     specs: Vec<ArraySpec>,
     codecs: Vec<Arc<dyn Codec>>,
-    /// By target: what was decoded, and how often it is still expected to be asked for; `None` as often as one likes.
-    kept: Mutex<BTreeMap<usize, (Arc<Array<'static>>, Option<usize>)>>,
+    /// Decoded bundles by target.
+    kept: Mutex<BTreeMap<usize, Kept>>,
     /// By target: arrays as far as they have grown, where the model is to grow.
     growing: Option<Mutex<BTreeMap<usize, Box<dyn GrowingArray>>>>,
+}
+
+/// A bundle that was decoded.
+struct Kept {
+    whole: Arc<Array<'static>>,
+    /// How often a stack is still expected to be asked for; `None` for small arrays, which stay.
+    left: Option<usize>,
 }
 
 /// Stacks that are kept at a time.
@@ -259,7 +266,7 @@ impl CodedModel {
     fn take_kept(&self, target: usize) -> Option<Arc<Array<'static>>> {
         // Entries are only ever inserted and removed whole: a panic elsewhere cannot leave the map half changed.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (whole, left) = kept.get_mut(&target)?;
+        let Kept { whole, left } = kept.get_mut(&target)?;
         let whole = Arc::clone(whole);
         if let Some(left) = left {
             *left = left.saturating_sub(1);
@@ -276,11 +283,11 @@ impl CodedModel {
         let left = (whole.spec.shape.len() > 1).then_some(others);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let stacks: Vec<usize> =
-            kept.iter().filter(|(_, (_, left))| left.is_some()).map(|(&target, _)| target).collect();
+            kept.iter().filter(|(_, known)| known.left.is_some()).map(|(&target, _)| target).collect();
         if left.is_some() && stacks.len() >= KEPT_STACKS {
             stacks.first().map(|first| kept.remove(first));
         }
-        kept.insert(target, (Arc::clone(whole), left));
+        kept.insert(target, Kept { whole: Arc::clone(whole), left });
     }
 }
 
