@@ -2,6 +2,7 @@
 //!
 //! * [`form`]: the bytes of the first layer and of a refinement.
 //! * [`state`]: an array as integers, which layers refine and from which values are made.
+//! * [`growing`]: an array that takes in layer after layer.
 //! * [`tables`]: codes and bits of large arrays, under static tables.
 //! * [`solver`]: structure, steps, sweep, layers; and what an array will take.
 //!
@@ -9,6 +10,7 @@
 
 mod bits;
 pub mod form;
+pub mod growing;
 mod levels;
 pub mod solver;
 pub mod state;

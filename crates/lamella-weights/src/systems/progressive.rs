@@ -67,10 +67,10 @@ use lamella_codec::{
 };
 
 use crate::distortion::weighted_energy;
-use crate::matrix::{accepts_matrix, damaged, largest_finite, read_matrix};
-use crate::progressive::form::{MAX_RANK, shape};
+use crate::matrix::{accepts_matrix, damaged, read_matrix};
+use crate::progressive::form::MAX_RANK;
+use crate::progressive::growing::Growing;
 use crate::progressive::solver::{Sampled, Solver};
-use crate::progressive::state::State;
 
 /// Relative steps that encoders accept.
 const STEP_RANGE: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
@@ -214,42 +214,10 @@ impl Codec for Progressive {
     }
 }
 
-/// An array as integers.
-struct Growing {
-    spec: ArraySpec,
-    state: State,
-    n_layers: usize,
-}
-
-impl Growing {
-    fn begin(spec: &ArraySpec, first: &[u8]) -> Result<Self, CodecError> {
-        let (rows, columns) =
-            shape(spec).ok_or_else(|| damaged(spec, 0, "such an array has no progressive form"))?;
-        let state = State::read(first, rows, columns).map_err(|message| damaged(spec, 0, message))?;
-        Ok(Self { spec: spec.clone(), state, n_layers: 1 })
-    }
-}
-
-impl GrowingArray for Growing {
-    fn n_layers(&self) -> usize {
-        self.n_layers
-    }
-
-    fn apply(&mut self, layer: &[u8]) -> Result<(), CodecError> {
-        self.state.apply(layer).map_err(|message| damaged(&self.spec, self.n_layers, message))?;
-        self.n_layers += 1;
-        Ok(())
-    }
-
-    fn array(&self) -> Result<Array<'static>, CodecError> {
-        let values = self.state.values(largest_finite(self.spec.dtype));
-        Ok(Array::from_f32(self.spec.clone(), &values)?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progressive::state::State;
     use lamella_codec::Dtype;
     use lamella_math::SecondMoment;
 
