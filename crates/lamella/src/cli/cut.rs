@@ -76,6 +76,11 @@ impl Cut {
         if let Some(recipe) = &self.reencode {
             drop(file);
             let statistics = self.statistics.as_deref();
+            // `compress` would take them anew and keep them there: here that would be a typing error that goes unseen.
+            if let Some(path) = statistics.filter(|path| !path.exists()) {
+                return Err(CliError::usage(format!("there are no statistics at `{}`", path.display()))
+                    .hint("`lamella compress MODEL --statistics FILE` keeps them; without the option they are taken anew"));
+            }
             let report = reencode(&self.file, recipe, bytes, statistics, &self.output, self.dry_run, &bar)?;
             bar.finish();
             match (self.common.json, self.dry_run) {

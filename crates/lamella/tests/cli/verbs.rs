@@ -192,6 +192,9 @@ fn a_fine_file_is_coded_anew_instead_of_cut() {
     let left = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with(".lamella-")));
     refused(&["cut", &master, "--bits", "3", "--statistics", &statistics, "-o", &own], &["--reencode"]);
+    let missing = path("none.stats");
+    let cut = ["cut", &master, "--bits", "3", "--reencode", "--statistics", &missing, "-o", &path("no.lam")];
+    refused(&cut, &["no statistics at", "none.stats"]);
 }
 
 /// Every array of a model that is read on, against those of the same prefix opened afresh.
